@@ -1,0 +1,169 @@
+"""What every layer on images shares: the data format, and how its kernels are made."""
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from keras_visattn.ops import checks
+
+KERNEL_ARGUMENTS = (
+    ("kernel_initializer", initializers),
+    ("bias_initializer", initializers),
+    ("kernel_regularizer", regularizers),
+    ("bias_regularizer", regularizers),
+    ("kernel_constraint", constraints),
+    ("bias_constraint", constraints),
+)
+
+
+class ImageLayer(keras.layers.Layer):
+    """Abstract layer on `(batch, height, width, channels)`, or with the channels first.
+
+    Args:
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to
+            `keras.config.image_data_format()`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, *, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        if data_format is None:
+            data_format = keras.config.image_data_format()
+        checks.choice("data_format", data_format, ("channels_last", "channels_first"))
+        self.data_format = data_format
+
+    @property
+    def channel_axis(self):
+        return -1 if self.data_format == "channels_last" else 1
+
+    @property
+    def spatial_axes(self):
+        return (1, 2) if self.data_format == "channels_last" else (2, 3)
+
+    def image_shape(self, input_shape):
+        """Checks an input's shape and gives it as (batch, height, width, channels)."""
+        shape = checks.rank("input_shape", input_shape, (4,))
+        channels = shape[self.channel_axis]
+        if channels is None:
+            raise ValueError(
+                "The number of channels must be known. "
+                f"Received: input_shape={shape}, data_format={self.data_format!r}"
+            )
+        return (shape[0], *(shape[axis] for axis in self.spatial_axes), channels)
+
+    def output_shape_of(self, batch, height, width, channels):
+        """Gives a shape in the layer's data format."""
+        if self.data_format == "channels_first":
+            return (batch, channels, height, width)
+        return (batch, height, width, channels)
+
+    def accept(self, input_shape):
+        """Makes the layer refuse inputs of another rank or another number of channels."""
+        channels = self.image_shape(input_shape)[-1]
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self.channel_axis: channels})
+        return channels
+
+    def to_channels_last(self, x):
+        return x if self.data_format == "channels_last" else ops.transpose(x, (0, 2, 3, 1))
+
+    def from_channels_last(self, x):
+        return x if self.data_format == "channels_last" else ops.transpose(x, (0, 3, 1, 2))
+
+    def get_config(self):
+        return {**super().get_config(), "data_format": self.data_format}
+
+
+class ImageAttention(ImageLayer):
+    """Abstract layer that weighs an image by attention, with kernels made as in Keras' layers.
+
+    Args:
+        kernel_initializer: Initializer of the kernels.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the biases.
+        kernel_constraint: Constraint of the kernels.
+        bias_constraint: Constraint of the biases.
+        **kwargs: `data_format`, and the keyword arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+
+    def kernel_arguments(self):
+        """Arguments of a sublayer that makes its kernel and bias as this layer says."""
+        arguments = {name: getattr(self, name) for name, _ in KERNEL_ARGUMENTS}
+        for name in ("kernel_initializer", "bias_initializer"):
+            if isinstance(arguments[name], initializers.Initializer):
+                arguments[name] = arguments[name].clone()  # one instance draws the same values
+        return {**arguments, "dtype": self.dtype_policy}
+
+    def compute_scores_shape(self, input_shape):
+        """Gives the shape of the attention scores, or a dictionary of shapes."""
+        raise NotImplementedError
+
+    def compute_output_spec(self, inputs, return_attention_scores=False, training=None):
+        outputs = self._spec(self.compute_output_shape(inputs.shape))
+        if not return_attention_scores:
+            return outputs
+        scores = self.compute_scores_shape(inputs.shape)
+        if isinstance(scores, dict):
+            return outputs, {name: self._spec(shape) for name, shape in scores.items()}
+        return outputs, self._spec(scores)
+
+    def _spec(self, shape):
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        kernels = {
+            name: module.serialize(getattr(self, name)) for name, module in KERNEL_ARGUMENTS
+        }
+        return {**super().get_config(), **kernels}
+
+
+class ImageGate(ImageAttention):
+    """Abstract layer that multiplies an image by a gate, `gate(inputs)`, its attention scores.
+
+    Args:
+        identity_start: Boolean. If `True`, a fresh layer returns its input exactly, so that it
+            can be put into a trained network: the gate is twice the sigmoid of logits that
+            start at zero.
+        **kwargs: Those of `ImageAttention`.
+    """
+
+    def __init__(self, *, identity_start=False, **kwargs):
+        super().__init__(**kwargs)
+        self.identity_start = identity_start
+
+    def gate(self, inputs, training=None):
+        """Computes the gate alone, in a shape that broadcasts to the input's."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=None, return_attention_scores=False):
+        gate = self.gate(inputs, training=training)
+        return (inputs * gate, gate) if return_attention_scores else inputs * gate
+
+    def sigmoid(self, logits):
+        gate = ops.sigmoid(logits)
+        return 2 * gate if self.identity_start else gate
+
+    def compute_output_shape(self, input_shape):
+        self.image_shape(input_shape)
+        return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "identity_start": self.identity_start}

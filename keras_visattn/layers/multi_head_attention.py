@@ -1,0 +1,258 @@
+"""Multi-head attention, a drop-in for Keras' own (Vaswani et al., 2017)."""
+
+import string
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from keras_visattn.layers.image_layer import KERNEL_ARGUMENTS
+from keras_visattn.ops import checks
+from keras_visattn.ops.attention import attention
+from keras_visattn.ops.relative_position import fold_logits
+
+
+@keras.saving.register_keras_serializable(package="keras_visattn")
+class MultiHeadAttention(keras.layers.Layer):
+    """Projects queries, keys and values to heads, attends, and projects the heads back.
+
+    `concatenate(softmax(Q K^T / sqrt(key_dim)) V) @ W_O`. It takes the arguments of
+    `keras.layers.MultiHeadAttention` and has its weights, in order and shape. It differs where
+    that layer errs: the scores' declared shape is the true one, `query_mask` counts, a query that
+    may attend to nothing gets zeros from every head, and `flash_attention` is kept.
+
+    Args:
+        num_heads: Integer, number of heads.
+        key_dim: Integer, size of each head for query and key. The paper's d_k.
+        value_dim: Integer, size of each head for value. Defaults to `key_dim`.
+        dropout: Float in [0, 1], share of the scores that is dropped in training.
+        use_bias: Boolean, whether the projections have biases.
+        output_shape: Integer or tuple, the output's last axes. Defaults to the query's channels.
+        attention_axes: Integer or tuple, the axes attended over. Defaults to all but the batch
+            and the channels.
+        sliding_window: Integer or `None`: keys at this distance or farther are hidden.
+        flash_attention: `True` asks for the backend's flash kernel, which raises where it cannot
+            serve; `False` forbids it; `None` follows `keras.config`.
+        position_embedding: `None` or a `RelativePositionEmbedding2D`, whose logits are added.
+            Query and key are then maps of one size, attended over both axes.
+        kernel_initializer: Initializer of the kernels.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the biases.
+        kernel_constraint: Constraint of the kernels.
+        bias_constraint: Constraint of the biases.
+        use_gate: Boolean, whether the heads are multiplied by a sigmoid of a projected query.
+        seed: Integer, seed of the dropout.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        query: Tensor `(batch, ..., channels)`.
+        value: Tensor `(batch, ..., channels)`.
+        key: Tensor `(batch, ..., channels)`. Defaults to `value`.
+        query_mask: Boolean tensor, the query's shape without channels: `False` hides every key.
+        value_mask: Boolean tensor, the value's shape without channels: `False` hides a key.
+        key_mask: Boolean tensor, the same for the key.
+        attention_mask: Boolean tensor `(batch, query axes, key axes)`, optionally with an axis of
+            heads after the batch: `True` where a query may attend.
+        return_attention_scores: Boolean, whether to return the scores too.
+        training: Boolean, whether the dropout acts.
+        use_causal_mask: Boolean, whether keys after the query are hidden.
+
+    Input shape:
+        `(batch, length, channels)`, or `(batch, height, width, channels)`, or with more axes.
+
+    Output shape:
+        That of the query, with `output_shape` for the channels. The scores:
+        `(batch, num_heads, query axes, key axes)`.
+
+    Raises:
+        ValueError: If a size is not positive, shapes or masks do not fit, or flash attention is
+            asked for scores or dropout.
+
+    Reference:
+        Vaswani et al., 2017, "Attention Is All You Need", section 3.2
+        (https://arxiv.org/abs/1706.03762).
+
+    Example:
+        >>> layer = keras_visattn.layers.MultiHeadAttention(num_heads=4, key_dim=8)
+        >>> x = keras.random.normal((2, 8, 6, 32))
+        >>> keras.ops.shape(layer(x, x))
+        (2, 8, 6, 32)
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim,
+        value_dim=None,
+        dropout=0.0,
+        use_bias=True,
+        output_shape=None,
+        attention_axes=None,
+        sliding_window=None,
+        flash_attention=None,
+        position_embedding=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        use_gate=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.num_heads = checks.positive_integer("num_heads", num_heads)
+        self.key_dim = checks.positive_integer("key_dim", key_dim)
+        self.value_dim = checks.positive_integer(
+            "value_dim", key_dim if value_dim is None else value_dim
+        )
+        self.dropout = checks.fraction("dropout", dropout)
+        self.use_bias = use_bias
+        self._output_axes = _integers("output_shape", output_shape)
+        self.attention_axes = _integers("attention_axes", attention_axes)
+        if sliding_window is not None:
+            checks.positive_integer("sliding_window", sliding_window)
+        self.sliding_window = sliding_window
+        self.flash_attention = checks.choice("flash_attention", flash_attention, (None, True, False))
+        if flash_attention and dropout > 0:
+            raise ValueError(
+                "`dropout` must be 0 if `flash_attention=True`. "
+                f"Received: dropout={dropout}, flash_attention={flash_attention}"
+            )
+        self.position_embedding = position_embedding
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.use_gate = use_gate
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if dropout > 0 else None
+
+    def build(self, query_shape, value_shape, key_shape=None):
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(query_shape, value_shape, key_shape)
+        self.query_dense = self._to_heads("query", query_shape, self.key_dim)
+        self.key_dense = self._to_heads("key", key_shape, self.key_dim)
+        self.gate_dense = None
+        if self.use_gate:
+            self.gate_dense = self._to_heads("gate", query_shape, self.value_dim, "sigmoid")
+        self.value_dense = self._to_heads("value", value_shape, self.value_dim)
+        heads = (*query_shape[:-1], self.num_heads, self.value_dim)
+        output = self._output_axes or (query_shape[-1],)
+        self.output_dense = self._project("attention_output", heads, 2, output)
+        if self.position_embedding is not None and not self.position_embedding.built:
+            self.position_embedding.build((*query_shape[:-1], self.num_heads, self.key_dim))
+
+    def _to_heads(self, name, shape, size, activation=None):
+        return self._project(name, shape, 1, (self.num_heads, size), activation)
+
+    def _project(self, name, shape, num_bound, output, activation=None):
+        """Makes a projection of the last `num_bound` axes of a shape to the axes `output`."""
+        letters = string.ascii_lowercase
+        free, bound = letters[: len(shape) - num_bound], letters[len(shape) - num_bound : len(shape)]
+        new = string.ascii_uppercase[: len(output)]
+        arguments = {name: getattr(self, name) for name, _ in KERNEL_ARGUMENTS}
+        for role in ("kernel_initializer", "bias_initializer"):
+            if isinstance(arguments[role], initializers.Initializer):
+                arguments[role] = arguments[role].clone()
+        dense = keras.layers.EinsumDense(
+            f"{free}{bound},{bound}{new}->{free}{new}",
+            output_shape=(*([None] * (len(free) - 1)), *output),
+            bias_axes=new if self.use_bias else None,
+            activation=activation,
+            dtype=self.dtype_policy,
+            name=name,
+            **arguments,
+        )
+        dense.build(tuple(shape))
+        return dense
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+    ):
+        key = value if key is None else key
+        axes = self._axes(query.shape)
+        mask = self._mask(
+            query, key, query_mask, value_mask, key_mask, attention_mask, use_causal_mask
+        )
+        heads = self.query_dense(query)
+        query_heads, key_heads = heads, self.key_dense(key)
+        if self.position_embedding is not None:
+            terms = self.position_embedding.row_and_column_logits(query_heads)
+            query_heads, key_heads = fold_logits(query_heads, key_heads, *terms)
+        else:
+            query_heads, key_heads = _sequence(query_heads, axes), _sequence(key_heads, axes)
+        outputs = attention(
+            query_heads,
+            key_heads,
+            _sequence(self.value_dense(value), axes),
+            mask=mask,
+            scale=self.key_dim**-0.5,
+            dropout=self.dropout if training else 0.0,
+            seed=self.seed_generator,
+            return_scores=return_attention_scores,
+            implementation=self._implementation(),
+        )
+        outputs, scores = outputs if return_attention_scores else (outputs, None)
+        outputs = _unsequence(outputs, ops.shape(query)[:-1], axes)
+        if self.gate_dense is not None:
+            outputs = outputs * self.gate_dense(query)
+        outputs = self.output_dense(outputs)
+        if scores is None:
+            return outputs
+        shape = _scores_shape(ops.shape(query), ops.shape(key), axes, self.num_heads)
+        return outputs, ops.reshape(scores, shape)
+
+    def _implementation(self):
+        if self.flash_attention is None:
+            return "flash" if keras.config.is_flash_attention_enabled() else None
+        return "flash" if self.flash_attention else "core"
+
+    def _axes(self, shape):
+        """Gives the attended axes, as non-negative numbers."""
+        if self.attention_axes is None:
+            return tuple(range(1, len(shape) - 1))
+        return tuple(axis % len(shape) for axis in self.attention_axes)
+
+    def _mask(self, query, key, query_mask, value_mask, key_mask, attention_mask, causal):
+        """Joins all masks to one that broadcasts to `(B, N, T, S)`, or None."""
+        axes = self._axes(query.shape)
+        masks = []
+        for name, mask, x, axis in (
+            ("query_mask", query_mask, query, -1),
+            ("value_mask", value_mask, key, -2),
+            ("key_mask", key_mask, key, -2),
+        ):
+            if mask is not None:
+                checks.broadcastable(name, mask.shape, x.shape[:-1])
+                mask = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(x)[:-1])
+                flat = _sequence(mask[..., None, None], axes)[:, :, 0, 0]
+                masks.append(ops.expand_dims(flat, axis)[:, None])
+        if attention_mask is not None:
+            masks.append(self._flat_attention_mask(attention_mask, query, key, axes))
+        if causal or self.sliding_window is not None:
+            lengths = [_length(x, axes) for x in (query, key)]
+            rows, columns = (ops.arange(length, dtype="int32") for length in lengths)
+            distance = rows[:, None] - columns[None, :]
+            if causal:
+                masks.append((distance >= 0)[None, None])
+            if self.sliding_window is not None:
+                masks.append((ops.abs(distance) < self.sliding_window)[None, None])
+        joint = None
+        for mask in masks:
+            joint = mask if joint is None else ops.logical_and(joint, mask)
+        return joint

@@ -1,0 +1,84 @@
+"""What an argument must be: each check returns the value or raises a ValueError."""
+
+import numbers
+
+
+def positive_integer(name, value):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return int(value)
+
+
+def pair(name, value):
+    """An integer for both axes, or one each for the height and the width."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or any(
+        not isinstance(v, numbers.Integral) or isinstance(v, bool) or v < 1 for v in values
+    ):
+        raise ValueError(
+            f"`{name}` must be a positive integer or a pair of them. Received: {name}={value!r}"
+        )
+    return tuple(int(v) for v in values)
+
+
+def odd_pair(name, value):
+    values = pair(name, value)
+    if any(v % 2 == 0 for v in values):
+        raise ValueError(
+            f"`{name}` must be odd, so that the window has a centre. Received: {name}={value!r}"
+        )
+    return values
+
+
+def choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}"
+        )
+    return value
+
+
+def fraction(name, value):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}")
+    return value
+
+
+def divides(divisor_name, divisor, name, value):
+    if value % divisor:
+        raise ValueError(
+            f"`{divisor_name}` must divide `{name}`. "
+            f"Received: {divisor_name}={divisor}, {name}={value}"
+        )
+
+
+def rank(name, shape, ranks):
+    """Checks the number of axes, and that no axis but the first is empty."""
+    shape = tuple(shape)
+    if len(shape) not in ranks:
+        raise ValueError(
+            f"`{name}` must have {' or '.join(map(str, ranks))} axes. Received: {name}={shape}"
+        )
+    if any(size == 0 for size in shape[1:]):
+        raise ValueError(f"`{name}` must not have an empty axis. Received: {name}={shape}")
+    return shape
+
+
+def same_axes(first_name, first, second_name, second, axes):
+    """Checks that two shapes agree on the axes, as far as they are known."""
+    for axis in axes:
+        if None not in (first[axis], second[axis]) and first[axis] != second[axis]:
+            raise ValueError(
+                f"`{first_name}` and `{second_name}` must agree on axis {axis}. "
+                f"Received: {first_name}={tuple(first)}, {second_name}={tuple(second)}"
+            )
+
+
+def broadcastable(name, shape, target):
+    """Checks that a shape broadcasts to the target, as far as both are known."""
+    shape, target = tuple(shape), tuple(target)
+    if len(shape) != len(target) or any(
+        None not in (have, want) and have not in (1, want)
+        for have, want in zip(shape, target, strict=True)
+    ):
+        raise ValueError(f"`{name}` must broadcast to {target}. Received: {name}={shape}")

@@ -1,0 +1,151 @@
+"""Relative positions on a map: tables by offset, logits by row and by column (Bello et al., 2019).
+
+A relative logit is a term of the key's row and a term of the key's column. Both fold into the
+head: the terms are appended to the query and the one-hot row and column to the key, and the plain
+product of queries and keys then holds the relative logits too. No tensor of (H W)^2 is made here.
+"""
+
+from keras import ops
+
+from keras_visattn.ops import checks
+
+
+def resize_table(table, size, extrapolation="interpolate"):
+    """Fits a table of offsets to an axis of another length; offset 0 stays in the centre.
+
+    Args:
+        table: Tensor `(2 * L - 1, D)`, a row for each offset from `1 - L` to `L - 1`.
+        size: Integer or scalar tensor, the length of the axis.
+        extrapolation: What an axis longer than `L` gets: `"interpolate"` stretches the table
+            linearly, `"clip"` gives offsets beyond it the outermost row. A shorter axis gets the
+            middle of the table.
+
+    Returns:
+        Tensor `(2 * size - 1, D)`.
+
+    Raises:
+        ValueError: If the table has an even number of rows, or `extrapolation` is unknown.
+    """
+    checks.choice("extrapolation", extrapolation, ("interpolate", "clip"))
+    rows = table.shape[0]
+    if len(table.shape) != 2 or rows % 2 == 0:
+        raise ValueError(
+            "`table` must have the shape (2 * length - 1, head size). "
+            f"Received: table={tuple(table.shape)}"
+        )
+    if isinstance(size, int) and rows == 2 * size - 1:
+        return table
+    reach = (rows - 1) // 2
+    offsets = ops.arange(2 * size - 1, dtype="int32") - (size - 1)
+    if extrapolation == "clip" or (isinstance(size, int) and size - 1 <= reach):
+        return ops.take(table, ops.clip(offsets, -reach, reach) + reach, axis=0)
+    position = ops.cast(offsets, "float32") * reach
+    position = position / ops.cast(ops.maximum(size - 1, max(reach, 1)), "float32") + reach
+    lower = ops.floor(position)
+    fraction = ops.cast(position - lower, table.dtype)[:, None]
+    lower = ops.cast(lower, "int32")
+    upper = ops.minimum(lower + 1, rows - 1)
+    return ops.take(table, lower, axis=0) * (1 - fraction) + (
+        ops.take(table, upper, axis=0) * fraction
+    )
+
+
+def embeddings_by_offset(table, size):
+    """Spreads a table `(2 * size - 1, D)` to `(size, size, D)`: query, key -> row key - query."""
+    positions = ops.arange(size, dtype="int32")
+    return ops.take(table, positions[None, :] - positions[:, None] + (size - 1), axis=0)
+
+
+def row_logits(query, embeddings):
+    """Products of queries `(B, H, W, N, D)` and embeddings `(H, A, D)`: `(B, N, H, W, A)`."""
+    return ops.einsum("bhwnd,had->bnhwa", query, embeddings)
+
+
+def column_logits(query, embeddings):
+    """Products of queries `(B, H, W, N, D)` and embeddings `(W, A, D)`: `(B, N, H, W, A)`."""
+    return ops.einsum("bhwnd,wad->bnhwa", query, embeddings)
+
+
+def relative_logits_2d(query, row_table, column_table):
+    """Sums the row and the column logits for every pair of pixels.
+
+    `logits[q, k] = query_q . row_table[row_k - row_q + H - 1] + query_q . column_table[...]`.
+
+    Args:
+        query: Tensor `(B, H, W, N, D)`.
+        row_table: Tensor `(2 * H - 1, D)`.
+        column_table: Tensor `(2 * W - 1, D)`.
+
+    Returns:
+        Tensor `(B, N, H * W, H * W)`.
+
+    Raises:
+        ValueError: If the query has not five axes, or a table has another number of rows.
+
+    Reference:
+        Bello et al., 2019, "Attention Augmented Convolutional Networks", section 3.2
+        (https://arxiv.org/abs/1904.09925).
+    """
+    if len(query.shape) != 5:
+        raise ValueError(
+            "`query` must have the axes (batch, height, width, heads, head size). "
+            f"Received: query={tuple(query.shape)}"
+        )
+    batch, height, width, heads, _ = ops.shape(query)
+    checks.same_axes(
+        "row_table", row_table.shape, "2 * height - 1", (_rows(query.shape[1]),), (0,)
+    )
+    checks.same_axes(
+        "column_table", column_table.shape, "2 * width - 1", (_rows(query.shape[2]),), (0,)
+    )
+    rows = row_logits(query, embeddings_by_offset(row_table, height))
+    columns = column_logits(query, embeddings_by_offset(column_table, width))
+    logits = rows[..., :, None] + columns[..., None, :]
+    return ops.reshape(logits, (batch, heads, height * width, height * width))
+
+
+def fold_logits(query, key, rows, columns):
+    """Folds the logits of rows and of columns into the head: the product then holds them.
+
+    Args:
+        query: Tensor `(B, H, W, N, D)`.
+        key: Tensor `(B, A, C, N, D)`, a map of `A` rows and `C` columns.
+        rows: Tensor that broadcasts to `(B, N, H, W, A)`, a term of the logit for each row of keys.
+        columns: Tensor that broadcasts to `(B, N, H, W, C)`, a term for each column of keys.
+
+    Returns:
+        Query `(B, H * W, N, D + A + C)` and key `(B, A * C, N, D + A + C)`.
+    """
+    batch, height, width, heads, size = ops.shape(query)
+    key_height, key_width = ops.shape(key)[1:3]
+    pixels = (batch, heads, height, width)
+    rows = ops.broadcast_to(rows, (*pixels, key_height))
+    columns = ops.broadcast_to(columns, (*pixels, key_width))
+    query = ops.concatenate(
+        [query, ops.moveaxis(rows, 1, 3), ops.moveaxis(columns, 1, 3)], axis=-1
+    )
+    one_hot_rows = _identity(key_height, key.dtype)[None, :, None, None, :]
+    one_hot_columns = _identity(key_width, key.dtype)[None, None, :, None, :]
+    keys = (batch, key_height, key_width, heads)
+    key = ops.concatenate(
+        [
+            key,
+            ops.broadcast_to(one_hot_rows, (*keys, key_height)),
+            ops.broadcast_to(one_hot_columns, (*keys, key_width)),
+        ],
+        axis=-1,
+    )
+    size = size + key_height + key_width
+    return (
+        ops.reshape(query, (batch, height * width, heads, size)),
+        ops.reshape(key, (batch, key_height * key_width, heads, size)),
+    )
+
+
+def _identity(size, dtype):
+    positions = ops.arange(size, dtype="int32")
+    return ops.cast(positions[:, None] == positions[None, :], dtype)
+
+
+def _rows(size):
+    return None if size is None else 2 * size - 1

@@ -1,0 +1,106 @@
+"""Cuts a map into tiles of queries, each with the tile of keys that its windows touch."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+
+class Cut(NamedTuple):
+    """How one axis of a map is cut.
+
+    `window[i, a, p]` is true where key `a` of a tile lies at place `p` of the window of query `i`.
+    """
+
+    queries: int
+    keys: int
+    keys_before: int  # the first query
+    window: np.ndarray
+
+
+def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
+    """Cuts an axis for windows round each query; the numbers are None where unknown.
+
+    A short axis is one tile, whose keys are the axis itself: no key is copied or added.
+    """
+    centre = (kernel_size - 1) * dilation_rate // 2
+    if num_queries is not None and num_queries <= 16:
+        queries, keys, keys_before = num_queries, num_keys, 0
+    else:
+        queries = 8 if num_queries is None else -(-num_queries // round(num_queries / 8))
+        keys = queries + 2 * centre
+        keys_before = centre if padding == "same" else 0
+    query = np.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
+    key = np.arange(keys)[None, :, None] - keys_before
+    offset = np.arange(kernel_size)[None, None, :] * dilation_rate - centre
+    return Cut(queries, keys, keys_before, key - query == offset)
+
+
+def cut_blocks(size):
+    """Cuts an axis into blocks: the window of each query is its block."""
+    return Cut(size, size, 0, np.tile(np.eye(size, dtype=bool), (size, 1, 1)))
+
+
+def count_tiles(length, cut):
+    return -(-length // cut.queries)
+
+
+def query_tiles(x, cuts, counts):
+    """Cuts `(B, H, W, ...)` into `(B * tiles, rows, columns, ...)`, zeros beyond the map."""
+    return _tiles_2d(x, counts, [(cut.queries, 0, cut.queries) for cut in cuts])
+
+
+def key_tiles(x, cuts, counts):
+    """Cuts `(B, H, W, ...)` into `(B * tiles, rows, columns, ...)` that overlap."""
+    return _tiles_2d(x, counts, [(cut.queries, cut.keys_before, cut.keys) for cut in cuts])
+
+
+def from_tiles(x, counts, height, width):
+    """Puts tiles of queries `(B * tiles, rows, columns, ...)` together and crops them to the map."""
+    rows, columns = counts
+    _, tile_height, tile_width, *rest = ops.shape(x)
+    batch = ops.shape(x)[0] // (rows * columns)
+    x = ops.reshape(x, (batch, rows, columns, tile_height, tile_width, *rest))
+    x = ops.swapaxes(x, 2, 3)
+    x = ops.reshape(x, (batch, rows * tile_height, columns * tile_width, *rest))
+    return x[:, :height, :width]
+
+
+def visible(num_keys, count, cut):
+    """Says which keys of its tile each query sees, `(count, queries, keys)`.
+
+    These are the keys in its window and inside the map.
+    """
+    inside = _tiles(ops.ones((num_keys,), "int32"), 0, count, cut.queries, cut.keys_before, cut.keys)
+    return ops.logical_and(cut.window.any(-1)[None], ops.cast(inside, "bool")[:, None, :])
+
+
+def _tiles_2d(x, counts, shapes):
+    _, _, _, *rest = ops.shape(x)
+    batch = ops.shape(x)[0]
+    x = _tiles(x, 1, counts[0], *shapes[0])
+    x = _tiles(x, 3, counts[1], *shapes[1])
+    x = ops.swapaxes(x, 2, 3)
+    return ops.reshape(x, (batch * counts[0] * counts[1], shapes[0][2], shapes[1][2], *rest))
+
+
+def _tiles(x, axis, count, step, before, size):
+    """Splits an axis into `(count, size)`: slices that begin every `step`, the first at `-before`.
+
+    The axis is cut into pieces of one step; a slice is a run of pieces, so that only whole pieces
+    are moved, forward and in the gradient.
+    """
+    pieces = -(-size // step)
+    length = ops.shape(x)[axis]
+    after = (count + pieces - 1) * step - before - length
+    shape = [*ops.shape(x)[:axis], count + pieces - 1, step, *ops.shape(x)[axis + 1 :]]
+    widths = [(0, 0)] * len(x.shape)
+    widths[axis] = (before, after)
+    x = ops.reshape(ops.pad(x, widths), shape)
+    if pieces > 1:
+        skip = (slice(None),) * axis
+        x = ops.concatenate(
+            [x[(*skip, slice(piece, count + piece))] for piece in range(pieces)], axis=axis + 1
+        )
+        x = x[(*skip, slice(None), slice(size))]
+    return x

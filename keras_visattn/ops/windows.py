@@ -1,0 +1,62 @@
+"""Windows on a map: how many there are, and their averages."""
+
+from keras import ops
+
+
+def window_spans(kernel_size, dilation_rate):
+    """Gives how many pixels a window reaches beyond its first, along each axis."""
+    return [(size - 1) * rate for size, rate in zip(kernel_size, dilation_rate, strict=True)]
+
+
+def output_length(length, span, strides, padding):
+    """Gives the number of windows along an axis, as a convolution has them; None if unknown."""
+    if length is None:
+        return None
+    if padding == "valid":
+        if length <= span:
+            raise ValueError(
+                '`padding="valid"` needs an image at least as large as the window. '
+                f"Received: length={length}, window={span + 1}"
+            )
+        length -= span
+    return -(-length // strides)
+
+
+def average_pool_2d(x, pool_size, strides, before=None):
+    """Averages windows of `pool_size` pixels, one every `strides`, over the pixels inside the map.
+
+    `keras.ops.average_pool` counts repeated border pixels on one backend where the border is
+    uneven; here the same windows mean the same everywhere.
+
+    Args:
+        x: Tensor `(B, H, W, C)`.
+        pool_size: Integer, height and width of a window, at least `strides`.
+        strides: Integer, distance of the windows.
+        before: Integer, rows and columns of the first window that lie before the map. By default
+            half of what the windows need beyond the map, rounded down, as `padding="same"` has it.
+
+    Returns:
+        Tensor `(B, ceil(H / strides), ceil(W / strides), C)`.
+    """
+    if pool_size == 1 and strides == 1:
+        return x
+    _, height, width, _ = ops.shape(x)
+    widths = [(0, 0), *(_border(size, pool_size, strides, before) for size in (height, width))]
+    widths.append((0, 0))
+    if all(isinstance(width, int) and width == 0 for pair in widths for width in pair):
+        return _pool(x, pool_size, strides)
+    inside = ops.ones((1, height, width, 1), x.dtype)
+    covered = _pool(ops.pad(inside, widths), pool_size, strides)
+    return _pool(ops.pad(x, widths), pool_size, strides) / covered
+
+
+def _border(size, pool_size, strides, before):
+    beyond = (-(-size // strides) - 1) * strides + pool_size - size
+    before = beyond // 2 if before is None else before
+    return before, beyond - before
+
+
+def _pool(x, pool_size, strides):
+    return ops.average_pool(
+        x, pool_size, strides=strides, padding="valid", data_format="channels_last"
+    )
