@@ -12,6 +12,7 @@ from keras_visattn.layers.relative_position_embedding2d import RelativePositionE
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
 from keras_visattn.ops.heads import flatten_pixels, split_heads
+from keras_visattn.ops.interpolation import resize_linear
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import average_pool_2d, output_length, window_spans
 
@@ -148,9 +149,7 @@ class AugmentedConv2D(ImageAttention):
     def _head_size(self, role, total, ratio, default_ratio, at_least):
         """Applies the paper's rule for the channels of a head."""
         if total is None:
-            ratio = checks.fraction(
-                f"{role}_ratio", default_ratio if ratio is None else ratio
-            )
+            ratio = checks.fraction(f"{role}_ratio", default_ratio if ratio is None else ratio)
             return max(int(ratio * self.filters + 1e-9) // self.num_heads, at_least)
         if ratio is not None:
             raise ValueError(
@@ -209,9 +208,7 @@ class AugmentedConv2D(ImageAttention):
         if self.encoding is not None:
             x = self.encoding(x)
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
-        query, key, value = split_heads(
-            self.projection(x), self.num_heads, [keys, keys, values]
-        )
+        query, key, value = split_heads(self.projection(x), self.num_heads, [keys, keys, values])
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query)
             query, key = fold_logits(query, key, *terms)
@@ -228,9 +225,7 @@ class AugmentedConv2D(ImageAttention):
         outputs = ops.reshape(outputs, (*ops.shape(x)[:3], values))
         outputs = self.combination(outputs)
         if self.attention_pool > 1:
-            outputs = ops.image.resize(
-                outputs, (height, width), "bilinear", data_format="channels_last"
-            )
+            outputs = resize_linear(resize_linear(outputs, height, 1), width, 2)
         return outputs, scores
 
     def _convolved_pixels(self, x):

@@ -133,9 +133,7 @@ class CBAM(ImageAttention):
         return tuple(input_shape)
 
     def compute_scores_shape(self, input_shape):
-        return {
-            name: layer.compute_scores_shape(input_shape) for name, layer in self.gates.items()
-        }
+        return {name: layer.compute_scores_shape(input_shape) for name, layer in self.gates.items()}
 
     def get_config(self):
         return {

@@ -106,9 +106,7 @@ class GatherExcite(ImageGate):
             )
         steps = 1 if self.extent is None else self.extent.bit_length() - 1
         kernel = self.kernel_arguments()
-        depthwise = {
-            name.replace("kernel", "depthwise"): value for name, value in kernel.items()
-        }
+        depthwise = {name.replace("kernel", "depthwise"): value for name, value in kernel.items()}
         gathers, norms = [], []
         for step in range(steps):
             starts_at_zero = (
@@ -152,10 +150,10 @@ class GatherExcite(ImageGate):
         if not self.parametric:
             if self.extent is None:
                 return ops.mean(x, axis=(1, 2), keepdims=True)
-            return average_pool_2d(
-                x, 2 * self.extent - 1, self.extent, before=self.extent - 1
-            )
-        for step, (convolution, norm) in enumerate(zip(self.gathers, self.gather_norms, strict=True)):
+            return average_pool_2d(x, 2 * self.extent - 1, self.extent, before=self.extent - 1)
+        for step, (convolution, norm) in enumerate(
+            zip(self.gathers, self.gather_norms, strict=True)
+        ):
             x = norm(convolution(x), training=training)
             if step < len(self.gathers) - 1:
                 x = ops.relu(x)

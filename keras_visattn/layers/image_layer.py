@@ -1,18 +1,10 @@
-"""What every layer on images shares: the data format, and how its kernels are made."""
+"""What the layers on images share: the data format, scores, gates."""
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import ops
 
+from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
-
-KERNEL_ARGUMENTS = (
-    ("kernel_initializer", initializers),
-    ("bias_initializer", initializers),
-    ("kernel_regularizer", regularizers),
-    ("bias_regularizer", regularizers),
-    ("kernel_constraint", constraints),
-    ("bias_constraint", constraints),
-)
 
 
 class ImageLayer(keras.layers.Layer):
@@ -72,45 +64,12 @@ class ImageLayer(keras.layers.Layer):
         return {**super().get_config(), "data_format": self.data_format}
 
 
-class ImageAttention(ImageLayer):
-    """Abstract layer that weighs an image by attention, with kernels made as in Keras' layers.
+class ImageAttention(KernelLayer, ImageLayer):
+    """Abstract layer that weighs an image by attention, and can return the attention scores.
 
     Args:
-        kernel_initializer: Initializer of the kernels.
-        bias_initializer: Initializer of the biases.
-        kernel_regularizer: Regularizer of the kernels.
-        bias_regularizer: Regularizer of the biases.
-        kernel_constraint: Constraint of the kernels.
-        bias_constraint: Constraint of the biases.
-        **kwargs: `data_format`, and the keyword arguments of `keras.layers.Layer`.
+        **kwargs: Those of `KernelLayer` and of `ImageLayer`.
     """
-
-    def __init__(
-        self,
-        *,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-
-    def kernel_arguments(self):
-        """Arguments of a sublayer that makes its kernel and bias as this layer says."""
-        arguments = {name: getattr(self, name) for name, _ in KERNEL_ARGUMENTS}
-        for name in ("kernel_initializer", "bias_initializer"):
-            if isinstance(arguments[name], initializers.Initializer):
-                arguments[name] = arguments[name].clone()  # one instance draws the same values
-        return {**arguments, "dtype": self.dtype_policy}
 
     def compute_scores_shape(self, input_shape):
         """Gives the shape of the attention scores, or a dictionary of shapes."""
@@ -127,12 +86,6 @@ class ImageAttention(ImageLayer):
 
     def _spec(self, shape):
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def get_config(self):
-        kernels = {
-            name: module.serialize(getattr(self, name)) for name, module in KERNEL_ARGUMENTS
-        }
-        return {**super().get_config(), **kernels}
 
 
 class ImageGate(ImageAttention):

@@ -121,9 +121,7 @@ class LocalAttentionStem2D(ImageAttention):
         outputs, scores = outputs if return_attention_scores else (outputs, None)
         outputs = ops.reshape(outputs, (*ops.shape(outputs)[:3], self.filters))
         outputs = self.batch_norm(outputs, training=training)
-        outputs = ops.max_pool(
-            outputs, self.pool_size, padding="same", data_format="channels_last"
-        )
+        outputs = ops.max_pool(outputs, self.pool_size, padding="same", data_format="channels_last")
         outputs = self.from_channels_last(outputs)
         return (outputs, scores) if return_attention_scores else outputs
 

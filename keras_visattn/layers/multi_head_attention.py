@@ -1,18 +1,22 @@
 """Multi-head attention, a drop-in for Keras' own (Vaswani et al., 2017)."""
 
+import functools
+import math
 import string
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import ops
 
-from keras_visattn.layers.image_layer import KERNEL_ARGUMENTS
+from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
+from keras_visattn.ops.heads import from_sequence, scores_shape, to_sequence
+from keras_visattn.ops.masks import order_mask, pairs_mask, positions_mask
 from keras_visattn.ops.relative_position import fold_logits
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
-class MultiHeadAttention(keras.layers.Layer):
+class MultiHeadAttention(KernelLayer):
     """Projects queries, keys and values to heads, attends, and projects the heads back.
 
     `concatenate(softmax(Q K^T / sqrt(key_dim)) V) @ W_O`. It takes the arguments of
@@ -34,15 +38,10 @@ class MultiHeadAttention(keras.layers.Layer):
             serve; `False` forbids it; `None` follows `keras.config`.
         position_embedding: `None` or a `RelativePositionEmbedding2D`, whose logits are added.
             Query and key are then maps of one size, attended over both axes.
-        kernel_initializer: Initializer of the kernels.
-        bias_initializer: Initializer of the biases.
-        kernel_regularizer: Regularizer of the kernels.
-        bias_regularizer: Regularizer of the biases.
-        kernel_constraint: Constraint of the kernels.
-        bias_constraint: Constraint of the biases.
         use_gate: Boolean, whether the heads are multiplied by a sigmoid of a projected query.
         seed: Integer, seed of the dropout.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
+        **kwargs: `kernel_initializer` and the other initializer, regularizer and constraint
+            arguments of `keras.layers.EinsumDense`; those of `keras.layers.Layer`.
 
     Call arguments:
         query: Tensor `(batch, ..., channels)`.
@@ -91,12 +90,6 @@ class MultiHeadAttention(keras.layers.Layer):
         sliding_window=None,
         flash_attention=None,
         position_embedding=None,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
         use_gate=False,
         seed=None,
         **kwargs,
@@ -110,24 +103,20 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         self.dropout = checks.fraction("dropout", dropout)
         self.use_bias = use_bias
-        self._output_axes = _integers("output_shape", output_shape)
-        self.attention_axes = _integers("attention_axes", attention_axes)
+        self._output_axes = checks.integers("output_shape", output_shape)
+        self.attention_axes = checks.integers("attention_axes", attention_axes)
         if sliding_window is not None:
             checks.positive_integer("sliding_window", sliding_window)
         self.sliding_window = sliding_window
-        self.flash_attention = checks.choice("flash_attention", flash_attention, (None, True, False))
+        self.flash_attention = checks.choice(
+            "flash_attention", flash_attention, (None, True, False)
+        )
         if flash_attention and dropout > 0:
             raise ValueError(
                 "`dropout` must be 0 if `flash_attention=True`. "
                 f"Received: dropout={dropout}, flash_attention={flash_attention}"
             )
         self.position_embedding = position_embedding
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
         self.use_gate = use_gate
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if dropout > 0 else None
@@ -153,20 +142,18 @@ class MultiHeadAttention(keras.layers.Layer):
     def _project(self, name, shape, num_bound, output, activation=None):
         """Makes a projection of the last `num_bound` axes of a shape to the axes `output`."""
         letters = string.ascii_lowercase
-        free, bound = letters[: len(shape) - num_bound], letters[len(shape) - num_bound : len(shape)]
+        free, bound = (
+            letters[: len(shape) - num_bound],
+            letters[len(shape) - num_bound : len(shape)],
+        )
         new = string.ascii_uppercase[: len(output)]
-        arguments = {name: getattr(self, name) for name, _ in KERNEL_ARGUMENTS}
-        for role in ("kernel_initializer", "bias_initializer"):
-            if isinstance(arguments[role], initializers.Initializer):
-                arguments[role] = arguments[role].clone()
         dense = keras.layers.EinsumDense(
             f"{free}{bound},{bound}{new}->{free}{new}",
             output_shape=(*([None] * (len(free) - 1)), *output),
             bias_axes=new if self.use_bias else None,
             activation=activation,
-            dtype=self.dtype_policy,
             name=name,
-            **arguments,
+            **self.kernel_arguments(),
         )
         dense.build(tuple(shape))
         return dense
@@ -189,17 +176,16 @@ class MultiHeadAttention(keras.layers.Layer):
         mask = self._mask(
             query, key, query_mask, value_mask, key_mask, attention_mask, use_causal_mask
         )
-        heads = self.query_dense(query)
-        query_heads, key_heads = heads, self.key_dense(key)
+        query_heads, key_heads = self.query_dense(query), self.key_dense(key)
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
             query_heads, key_heads = fold_logits(query_heads, key_heads, *terms)
         else:
-            query_heads, key_heads = _sequence(query_heads, axes), _sequence(key_heads, axes)
+            query_heads, key_heads = to_sequence(query_heads, axes), to_sequence(key_heads, axes)
         outputs = attention(
             query_heads,
             key_heads,
-            _sequence(self.value_dense(value), axes),
+            to_sequence(self.value_dense(value), axes),
             mask=mask,
             scale=self.key_dim**-0.5,
             dropout=self.dropout if training else 0.0,
@@ -208,13 +194,13 @@ class MultiHeadAttention(keras.layers.Layer):
             implementation=self._implementation(),
         )
         outputs, scores = outputs if return_attention_scores else (outputs, None)
-        outputs = _unsequence(outputs, ops.shape(query)[:-1], axes)
+        outputs = from_sequence(outputs, ops.shape(query)[:-1], axes)
         if self.gate_dense is not None:
             outputs = outputs * self.gate_dense(query)
         outputs = self.output_dense(outputs)
         if scores is None:
             return outputs
-        shape = _scores_shape(ops.shape(query), ops.shape(key), axes, self.num_heads)
+        shape = scores_shape(ops.shape(query), ops.shape(key), axes, self.num_heads)
         return outputs, ops.reshape(scores, shape)
 
     def _implementation(self):
@@ -231,28 +217,77 @@ class MultiHeadAttention(keras.layers.Layer):
     def _mask(self, query, key, query_mask, value_mask, key_mask, attention_mask, causal):
         """Joins all masks to one that broadcasts to `(B, N, T, S)`, or None."""
         axes = self._axes(query.shape)
-        masks = []
-        for name, mask, x, axis in (
-            ("query_mask", query_mask, query, -1),
-            ("value_mask", value_mask, key, -2),
-            ("key_mask", key_mask, key, -2),
-        ):
-            if mask is not None:
-                checks.broadcastable(name, mask.shape, x.shape[:-1])
-                mask = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(x)[:-1])
-                flat = _sequence(mask[..., None, None], axes)[:, :, 0, 0]
-                masks.append(ops.expand_dims(flat, axis)[:, None])
+        masks = [
+            positions_mask(name, mask, x, axes, side)
+            for name, mask, x, side in (
+                ("query_mask", query_mask, query, "query"),
+                ("value_mask", value_mask, key, "key"),
+                ("key_mask", key_mask, key, "key"),
+            )
+            if mask is not None
+        ]
         if attention_mask is not None:
-            masks.append(self._flat_attention_mask(attention_mask, query, key, axes))
+            masks.append(pairs_mask(attention_mask, query, key, axes, self.num_heads))
         if causal or self.sliding_window is not None:
-            lengths = [_length(x, axes) for x in (query, key)]
-            rows, columns = (ops.arange(length, dtype="int32") for length in lengths)
-            distance = rows[:, None] - columns[None, :]
-            if causal:
-                masks.append((distance >= 0)[None, None])
-            if self.sliding_window is not None:
-                masks.append((ops.abs(distance) < self.sliding_window)[None, None])
-        joint = None
-        for mask in masks:
-            joint = mask if joint is None else ops.logical_and(joint, mask)
-        return joint
+            lengths = (math.prod(ops.shape(x)[axis] for axis in axes) for x in (query, key))
+            masks.append(order_mask(*lengths, causal, self.sliding_window))
+        return functools.reduce(ops.logical_and, masks) if masks else None
+
+    def _check_shapes(self, query_shape, value_shape, key_shape):
+        shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
+        for name, shape in shapes.items():
+            if len(shape) < 3 or len(shape) != len(query_shape) or shape[-1] is None:
+                raise ValueError(
+                    "`query`, `value` and `key` must have as many axes, three at least, and a "
+                    f"known number of channels. Received: {name}={tuple(shape)}, "
+                    f"query={tuple(query_shape)}"
+                )
+        checks.same_axes("value", value_shape, "key", key_shape, range(len(key_shape) - 1))
+        axes = self._axes(query_shape)
+        rest = [axis for axis in range(len(query_shape) - 1) if axis not in axes]
+        checks.same_axes("query", query_shape, "key", key_shape, rest)
+        if self.position_embedding is not None:
+            if len(query_shape) != 4 or sorted(axes) != [1, 2]:
+                raise ValueError(
+                    "`position_embedding` needs maps (batch, height, width, channels), attended "
+                    f"over both axes. Received: query={tuple(query_shape)}, attention_axes={axes}"
+                )
+            checks.same_axes("query", query_shape, "key", key_shape, (1, 2))
+
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(query_shape, value_shape, key_shape)
+        return (*query_shape[:-1], *(self._output_axes or (query_shape[-1],)))
+
+    def compute_output_spec(
+        self, query, value, key=None, return_attention_scores=False, **arguments
+    ):
+        key = value if key is None else key
+        shape = self.compute_output_shape(query.shape, value.shape, key.shape)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        shape = scores_shape(query.shape, key.shape, self._axes(query.shape), self.num_heads)
+        return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "output_shape": self._output_axes,
+            "attention_axes": self.attention_axes,
+            "sliding_window": self.sliding_window,
+            "flash_attention": self.flash_attention,
+            "position_embedding": keras.saving.serialize_keras_object(self.position_embedding),
+            "use_gate": self.use_gate,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        embedding = keras.saving.deserialize_keras_object(config["position_embedding"])
+        return cls(**{**config, "position_embedding": embedding})

@@ -71,9 +71,7 @@ class SinusoidalPositionEncoding(ImageLayer):
         if len(shape) == 4:
             self.image_shape(shape)
         elif shape[-1] is None:
-            raise ValueError(
-                f"The number of channels must be known. Received: input_shape={shape}"
-            )
+            raise ValueError(f"The number of channels must be known. Received: input_shape={shape}")
         return shape
 
     def get_config(self):

@@ -73,9 +73,7 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
                 checks.positive_integer(name, value)
         self.max_height = max_height
         self.max_width = max_width
-        self.extrapolation = checks.choice(
-            "extrapolation", extrapolation, ("interpolate", "clip")
-        )
+        self.extrapolation = checks.choice("extrapolation", extrapolation, ("interpolate", "clip"))
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = constraints.get(embeddings_constraint)

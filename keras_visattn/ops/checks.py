@@ -9,6 +9,18 @@ def positive_integer(name, value):
     return int(value)
 
 
+def integers(name, value):
+    """A tuple of an integer or of some; None stays."""
+    if value is None:
+        return None
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not values or not all(isinstance(v, numbers.Integral) for v in values):
+        raise ValueError(
+            f"`{name}` must be an integer, a tuple of integers or None. Received: {name}={value!r}"
+        )
+    return values
+
+
 def pair(name, value):
     """An integer for both axes, or one each for the height and the width."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)

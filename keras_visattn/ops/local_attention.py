@@ -75,9 +75,7 @@ def local_attention_2d(
     return _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation)
 
 
-def block_attention_2d(
-    query, key, value, block_size=4, return_scores=False, implementation=None
-):
+def block_attention_2d(query, key, value, block_size=4, return_scores=False, implementation=None):
     """Attends from each pixel to all pixels of its block; blocks do not overlap.
 
     `softmax(q . k) @ v` over the block, without a scale. The last blocks are smaller where the
@@ -110,9 +108,7 @@ def block_attention_2d(
     block_size = checks.pair("block_size", block_size)
     _check_maps(query, key, value)
     cuts = [tiles.cut_blocks(size) for size in block_size]
-    return _attention_in_tiles(
-        query, key, value, cuts, (None, None), return_scores, implementation
-    )
+    return _attention_in_tiles(query, key, value, cuts, (None, None), return_scores, implementation)
 
 
 def _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation):

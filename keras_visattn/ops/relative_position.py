@@ -8,6 +8,7 @@ product of queries and keys then holds the relative logits too. No tensor of (H 
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.ops.interpolation import sample_linear
 
 
 def resize_table(table, size, extrapolation="interpolate"):
@@ -41,13 +42,7 @@ def resize_table(table, size, extrapolation="interpolate"):
         return ops.take(table, ops.clip(offsets, -reach, reach) + reach, axis=0)
     position = ops.cast(offsets, "float32") * reach
     position = position / ops.cast(ops.maximum(size - 1, max(reach, 1)), "float32") + reach
-    lower = ops.floor(position)
-    fraction = ops.cast(position - lower, table.dtype)[:, None]
-    lower = ops.cast(lower, "int32")
-    upper = ops.minimum(lower + 1, rows - 1)
-    return ops.take(table, lower, axis=0) * (1 - fraction) + (
-        ops.take(table, upper, axis=0) * fraction
-    )
+    return sample_linear(table, position, axis=0)
 
 
 def embeddings_by_offset(table, size):
@@ -92,9 +87,7 @@ def relative_logits_2d(query, row_table, column_table):
             f"Received: query={tuple(query.shape)}"
         )
     batch, height, width, heads, _ = ops.shape(query)
-    checks.same_axes(
-        "row_table", row_table.shape, "2 * height - 1", (_rows(query.shape[1]),), (0,)
-    )
+    checks.same_axes("row_table", row_table.shape, "2 * height - 1", (_rows(query.shape[1]),), (0,))
     checks.same_axes(
         "column_table", column_table.shape, "2 * width - 1", (_rows(query.shape[2]),), (0,)
     )
@@ -121,9 +114,7 @@ def fold_logits(query, key, rows, columns):
     pixels = (batch, heads, height, width)
     rows = ops.broadcast_to(rows, (*pixels, key_height))
     columns = ops.broadcast_to(columns, (*pixels, key_width))
-    query = ops.concatenate(
-        [query, ops.moveaxis(rows, 1, 3), ops.moveaxis(columns, 1, 3)], axis=-1
-    )
+    query = ops.concatenate([query, ops.moveaxis(rows, 1, 3), ops.moveaxis(columns, 1, 3)], axis=-1)
     one_hot_rows = _identity(key_height, key.dtype)[None, :, None, None, :]
     one_hot_columns = _identity(key_width, key.dtype)[None, None, :, None, :]
     keys = (batch, key_height, key_width, heads)

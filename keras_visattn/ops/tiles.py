@@ -56,7 +56,7 @@ def key_tiles(x, cuts, counts):
 
 
 def from_tiles(x, counts, height, width):
-    """Puts tiles of queries `(B * tiles, rows, columns, ...)` together and crops them to the map."""
+    """Puts tiles of queries `(B * tiles, rows, columns, ...)` together, cropped to the map."""
     rows, columns = counts
     _, tile_height, tile_width, *rest = ops.shape(x)
     batch = ops.shape(x)[0] // (rows * columns)
@@ -71,7 +71,9 @@ def visible(num_keys, count, cut):
 
     These are the keys in its window and inside the map.
     """
-    inside = _tiles(ops.ones((num_keys,), "int32"), 0, count, cut.queries, cut.keys_before, cut.keys)
+    inside = _tiles(
+        ops.ones((num_keys,), "int32"), 0, count, cut.queries, cut.keys_before, cut.keys
+    )
     return ops.logical_and(cut.window.any(-1)[None], ops.cast(inside, "bool")[:, None, :])
 
 

@@ -1,0 +1,58 @@
+"""How a layer makes its kernels and biases: as Keras' own layers do."""
+
+import keras
+from keras import constraints, initializers, regularizers
+
+KERNEL_ARGUMENTS = (
+    ("kernel_initializer", initializers),
+    ("bias_initializer", initializers),
+    ("kernel_regularizer", regularizers),
+    ("bias_regularizer", regularizers),
+    ("kernel_constraint", constraints),
+    ("bias_constraint", constraints),
+)
+
+
+class KernelLayer(keras.layers.Layer):
+    """Abstract layer with the initializers, regularizers and constraints of kernels and biases.
+
+    Args:
+        kernel_initializer: Initializer of the kernels.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the biases.
+        kernel_constraint: Constraint of the kernels.
+        bias_constraint: Constraint of the biases.
+        **kwargs: Keyword arguments of the next class.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+
+    def kernel_arguments(self):
+        """Arguments of a sublayer that makes its kernel and bias as this layer says."""
+        arguments = {name: getattr(self, name) for name, _ in KERNEL_ARGUMENTS}
+        for name in ("kernel_initializer", "bias_initializer"):
+            if isinstance(arguments[name], initializers.Initializer):
+                arguments[name] = arguments[name].clone()  # one instance draws the same values
+        return {**arguments, "dtype": self.dtype_policy}
+
+    def get_config(self):
+        kernels = {name: module.serialize(getattr(self, name)) for name, module in KERNEL_ARGUMENTS}
+        return {**super().get_config(), **kernels}
