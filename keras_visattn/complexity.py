@@ -1,25 +1,21 @@
 """Parameters and multiply-adds of a model, layer by layer."""
 
 import dataclasses
+import inspect
 import math
 
 import keras
-from keras import layers as keras_layers
 
 from keras_visattn import layers
 
-PRODUCT_OPERATIONS = (
-    *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
-    *("Dot", "Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot"),
-)
-PRODUCT_LAYERS = (
-    *(keras_layers.AdditiveAttention, keras_layers.Attention, keras_layers.Dot),
-    *(keras_layers.Lambda, keras_layers.Wrapper),
+PRODUCTS = (
+    *("AdditiveAttention", "Attention", "Conv", "ConvTranspose", "DepthwiseConv", "Dot", "Inner"),
+    *("DotProductAttention", "Einsum", "Lambda", "Matmul", "SeparableConv", "Tensordot", "Vdot"),
 )
 FREE_LAYERS = (
-    *(keras_layers.BatchNormalization, keras_layers.GroupNormalization),
-    *(keras_layers.LayerNormalization, keras_layers.Normalization, keras_layers.PReLU),
-    *(keras_layers.Embedding, layers.CoordinateChannels2D, layers.SinusoidalPositionEncoding),
+    *(keras.layers.BatchNormalization, keras.layers.GroupNormalization),
+    *(keras.layers.LayerNormalization, keras.layers.Embedding, keras.layers.PReLU),
+    *(layers.CoordinateChannels2D, layers.SinusoidalPositionEncoding),
 )
 
 
@@ -64,19 +60,13 @@ class Profile:
         table = [("name", "class", "output shape", "parameters", "multiply-adds")]
         for row in self.rows:
             macs = "not counted" if row.macs is None else f"{row.macs:,}"
-            cells = (row.name, row.class_name, str(row.output_shape), f"{row.parameters:,}", macs)
-            table.append(cells)
+            shape, count = str(row.output_shape), f"{row.parameters:,}"
+            table.append((row.name, row.class_name, shape, count, macs))
         note = f"{missing} not counted" if missing else ""
         table.append(("total", "", note, f"{self.parameters:,}", f"{self.macs:,}"))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = []
-        for cells in table:
-            padded = [
-                cell.ljust(width) if index < 3 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ]
-            lines.append("  ".join(padded).rstrip())
-        return "\n".join(lines)
+        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True))
+        return "\n".join(form.format(*cells) for cells in table)
 
 
 def profile(model, input_shape=None):
@@ -120,24 +110,20 @@ def profile(model, input_shape=None):
 def _inputs(model, input_shape):
     """Gives the symbolic inputs of a batch of one."""
     own = [tuple(tensor.shape) for tensor in model.inputs]
-    shapes = own
-    if input_shape is not None:
-        shapes = [input_shape] if len(own) == 1 else input_shape
-    if len(shapes) != len(own) or any(
-        len(shape) not in (len(like) - 1, len(like))
-        for shape, like in zip(shapes, own, strict=True)
-    ):
+    given = own if input_shape is None else input_shape
+    shapes = [given] if len(own) == 1 and given is not own else list(given)
+    received = f"Received: input_shape={input_shape}, model's inputs={own}"
+    pairs = list(zip(shapes, own, strict=False))
+    if len(shapes) != len(own) or any(len(a) not in (len(b) - 1, len(b)) for a, b in pairs):
         raise ValueError(
             "`input_shape` must have the axes of the model's inputs, with or without the batch. "
-            f"Received: input_shape={input_shape}, model's inputs={own}"
+            + received
         )
-    sizes = [
-        tuple(shape[len(shape) - len(like) + 1 :]) for shape, like in zip(shapes, own, strict=True)
-    ]
+    sizes = [tuple(shape[len(shape) - len(like) + 1 :]) for shape, like in pairs]
     if any(None in shape for shape in sizes):
         raise ValueError(
             "Every size must be known: `input_shape` must give those that the model leaves open. "
-            f"Received: input_shape={input_shape}, model's inputs={own}"
+            + received
         )
     return [
         keras.KerasTensor((1, *shape), dtype=tensor.dtype)
@@ -162,28 +148,24 @@ class _Walk:
         return model._run_through_graph(inputs, lambda layer: self.step(layer, prefix))
 
     def step(self, layer, prefix):
-        name = prefix + layer.name
-
         def call(*args, **kwargs):
+            # In the order of the layer's own signature, however the arguments were given.
+            given = list(inspect.signature(layer.call).bind(*args, **kwargs).arguments.values())
             if isinstance(layer, keras.Sequential) or hasattr(layer, "_run_through_graph"):
-                return self.model(layer, args[0], f"{name}/")
-            _check_input(layer, name, args)
+                return self.model(layer, given[0], f"{prefix}{layer.name}/")
+            inputs = _shapes(given)
+            _check_input(layer, inputs)
             outputs = layer.compute_output_spec(*args, **kwargs)
+            shape = keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
             variables = getattr(layer, "trainable_variables", ())
             variables = [v for v in variables if id(v) not in self.seen]
             self.seen.update(map(id, variables))
-            macs = _macs(layer, _shapes([args, kwargs]), _shapes(outputs))
-            shape = keras.tree.map_structure(lambda x: _Shape(x.shape), outputs)
-            shape = keras.tree.map_structure(lambda x: x.sizes, shape)
-            self.rows.append(Row(name, type(layer).__name__, shape, _count(variables), macs))
+            macs = _macs(layer, inputs, _shapes(outputs))
+            name, kind = prefix + layer.name, type(layer).__name__
+            self.rows.append(Row(name, kind, shape, _count(variables), macs))
             return outputs
 
         return call
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    sizes: tuple
 
 
 def _shapes(structure):
@@ -192,17 +174,15 @@ def _shapes(structure):
     return [tuple(x.shape) for x in tensors]
 
 
-def _check_input(layer, name, args):
+def _check_input(layer, inputs):
     """Refuses a shape that the layer, as it is built, would refuse."""
     spec = getattr(layer, "input_spec", None)
-    if not isinstance(spec, keras_layers.InputSpec) or not args:
-        return
-    shape = tuple(args[0].shape)
-    for axis, size in (spec.axes or {}).items():
-        if size is not None and shape[axis] != size:
+    axes = spec.axes if isinstance(spec, keras.layers.InputSpec) else None
+    for axis, size in (axes or {}).items():
+        if size is not None and inputs[0][axis] != size:
             raise ValueError(
-                "`input_shape` must fit the weights of every layer. "
-                f"Received: layer={name}, axis={axis}, expected size={size}, shape={shape}"
+                "`input_shape` must fit the weights of every layer. Received: "
+                f"layer={layer.name}, axis={axis}, expected size={size}, shape={inputs[0]}"
             )
 
 
@@ -214,11 +194,11 @@ def _macs(layer, inputs, outputs):
     rule = RULES.get(type(layer))
     if rule is not None:
         return rule(layer, inputs, outputs)
-    if isinstance(layer, keras.Layer):
-        plain = type(layer).__module__.startswith("keras.") and not layer.variables
-        free = plain and not isinstance(layer, PRODUCT_LAYERS)
-        return 0 if free or type(layer) in FREE_LAYERS else None
-    return None if type(layer).__name__ in PRODUCT_OPERATIONS else 0
+    if type(layer) in FREE_LAYERS:
+        return 0
+    # What is left of Keras has no products if it has no weights, but for a few by name.
+    plain = type(layer).__module__.startswith("keras.") and not getattr(layer, "variables", ())
+    return 0 if plain and type(layer).__name__ not in PRODUCTS else None
 
 
 def _applied(positions, *holders):
@@ -226,77 +206,20 @@ def _applied(positions, *holders):
     return positions * sum(math.prod(holder.kernel.shape) for holder in holders)
 
 
-def _pixels(layer, shape):
-    return math.prod(layer.image_shape(shape)[1:3])
-
-
-def _dense(layer, inputs, outputs):
-    return math.prod(outputs[0]) * layer.kernel.shape[0]
-
-
-def _convolution(layer, inputs, outputs):
-    return math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-1])
-
-
-def _transposed_convolution(layer, inputs, outputs):
-    return math.prod(inputs[0]) * math.prod(layer.kernel.shape[:-1])
-
-
-def _depthwise_convolution(layer, inputs, outputs):
-    return math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-2])
-
-
-def _separable_convolution(layer, inputs, outputs):
-    positions = math.prod(outputs[0]) // layer.filters
-    kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
-    return positions * sum(math.prod(kernel.shape) for kernel in kernels)
-
-
-def _einsum_dense(layer, inputs, outputs):
-    left, right = layer.equation.replace(" ", "").split("->")
-    letters = left.split(",")[1]
-    summed = [n for n, a in zip(layer.kernel.shape, letters, strict=True) if a not in right]
-    return math.prod(outputs[0]) * math.prod(summed)
-
-
-def _channel_attention(layer, inputs, outputs):
-    return _applied(len(layer.pooling), layer.squeeze, layer.excite)
-
-
-def _spatial_attention(layer, inputs, outputs):
-    return _applied(_pixels(layer, inputs[0]), layer.convolution)
-
-
-def _cbam(layer, inputs, outputs):
-    return sum(RULES[type(gate)](gate, inputs, outputs) for gate in layer.gates.values())
-
-
-def _squeeze_excite(layer, inputs, outputs):
-    return _channel_attention(layer.channel_attention, inputs, outputs)
+def _pixels(layer, shapes):
+    return math.prod(layer.image_shape(shapes[0])[1:3])
 
 
 def _gather_excite(layer, inputs, outputs):
-    height, width = layer.image_shape(inputs[0])[1:3]
-    macs = 0
+    sizes, macs = layer.image_shape(inputs[0])[1:3], 0
     for gather in layer.gathers:
-        height, width = (-(-n // 2) if layer.extent else 1 for n in (height, width))
-        macs += _applied(height * width, gather)
+        sizes = [-(-n // 2) if layer.extent else 1 for n in sizes]
+        macs += _applied(math.prod(sizes), gather)
     if not layer.gathers:
-        extent = layer.extent
-        height, width = (-(-n // extent) if extent else 1 for n in (height, width))
+        sizes = [-(-n // layer.extent) if layer.extent else 1 for n in sizes]
     if layer.squeeze is not None:
-        macs += _applied(height * width, layer.squeeze, layer.excite)
+        macs += _applied(math.prod(sizes), layer.squeeze, layer.excite)
     return macs
-
-
-def _bam(layer, inputs, outputs):
-    pixels = _pixels(layer, inputs[0])
-    return _applied(1, layer.squeeze, layer.excite) + _applied(pixels, *layer.convolutions)
-
-
-def _gala(layer, inputs, outputs):
-    pixels = _pixels(layer, inputs[0])
-    return _applied(1, layer.squeeze, layer.excite) + _applied(pixels, layer.shrink, layer.collapse)
 
 
 def _augmented_conv2d(layer, inputs, outputs):
@@ -315,11 +238,11 @@ def _local_self_attention2d(layer, inputs, outputs):
     _, height, width, _, places = layer.compute_scores_shape(inputs[0])
     products = 3 if layer.position == "relative" else 2
     macs = products * height * width * places * layer.filters
-    return macs + _applied(_pixels(layer, inputs[0]), layer.projection)
+    return macs + _applied(_pixels(layer, inputs), layer.projection)
 
 
 def _local_attention_stem2d(layer, inputs, outputs):
-    pixels, size = _pixels(layer, inputs[0]), layer.filters // layer.num_heads
+    pixels, size = _pixels(layer, inputs), layer.filters // layer.num_heads
     lengths = zip(layer.image_shape(inputs[0])[1:3], layer.kernel_size, strict=True)
     pairs = math.prod(n // block * block**2 + (n % block) ** 2 for n, block in lengths)
     mixing = layer.num_mixtures * (pixels * layer.filters + math.prod(layer.kernel_size) * size)
@@ -328,49 +251,52 @@ def _local_attention_stem2d(layer, inputs, outputs):
 
 def _multi_head_attention(layer, inputs, outputs):
     query, value = inputs[:2]
-    key = inputs[2] if len(inputs) > 2 else value
+    queries, key_positions = math.prod(query[:-1]), math.prod(value[:-1])
     axes = layer.attention_axes or range(1, len(query) - 1)
-    macs = 0
-    for dense, shape in (
-        *((layer.query_dense, query), (layer.key_dense, key)),
-        *((layer.value_dense, value), (layer.gate_dense, query)),
-    ):
-        if dense is not None:
-            macs += _applied(math.prod(shape[:-1]), dense)
-    queries, keys = math.prod(query[:-1]), math.prod(key[axis] for axis in axes)
-    macs += queries * keys * layer.num_heads * (layer.key_dim + layer.value_dim)
+    scores = queries * math.prod(value[axis] for axis in axes) * layer.num_heads
+    macs = _applied(queries, layer.query_dense, layer.output_dense)
+    macs += _applied(key_positions, layer.key_dense, layer.value_dense)
+    macs += scores * (layer.key_dim + layer.value_dim)
+    if layer.gate_dense is not None:
+        macs += _applied(queries, layer.gate_dense)
     if layer.position_embedding is not None:
-        macs += queries * (key[1] + key[2]) * layer.num_heads * layer.key_dim
-    return macs + _applied(queries, layer.output_dense)
+        macs += queries * (value[1] + value[2]) * layer.num_heads * layer.key_dim
+    return macs
 
 
-def _relative_position_embedding2d(layer, inputs, outputs):
-    return math.prod(inputs[0]) * (inputs[0][1] + inputs[0][2])
+def _matrix(layer, inputs, outputs):
+    return math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-1])
 
 
 RULES = {
-    keras_layers.Conv1D: _convolution,
-    keras_layers.Conv2D: _convolution,
-    keras_layers.Conv3D: _convolution,
-    keras_layers.Conv1DTranspose: _transposed_convolution,
-    keras_layers.Conv2DTranspose: _transposed_convolution,
-    keras_layers.Conv3DTranspose: _transposed_convolution,
-    keras_layers.Dense: _dense,
-    keras_layers.DepthwiseConv1D: _depthwise_convolution,
-    keras_layers.DepthwiseConv2D: _depthwise_convolution,
-    keras_layers.EinsumDense: _einsum_dense,
-    keras_layers.SeparableConv1D: _separable_convolution,
-    keras_layers.SeparableConv2D: _separable_convolution,
+    **dict.fromkeys((keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D), _matrix),
+    keras.layers.Dense: _matrix,
+    keras.layers.DepthwiseConv2D: lambda layer, _, outputs: (
+        math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-2])
+    ),
     layers.AugmentedConv2D: _augmented_conv2d,
-    layers.BAM: _bam,
-    layers.CBAM: _cbam,
-    layers.ChannelAttention: _channel_attention,
-    layers.GALA: _gala,
+    layers.BAM: lambda layer, inputs, _: (
+        _applied(1, layer.squeeze, layer.excite)
+        + _applied(_pixels(layer, inputs), *layer.convolutions)
+    ),
+    layers.CBAM: lambda layer, *shapes: sum(
+        RULES[type(gate)](gate, *shapes) for gate in layer.gates.values()
+    ),
+    layers.ChannelAttention: lambda layer, *_: _applied(
+        len(layer.pooling), layer.squeeze, layer.excite
+    ),
+    layers.GALA: lambda layer, inputs, _: (
+        _applied(1, layer.squeeze, layer.excite)
+        + _applied(_pixels(layer, inputs), layer.shrink, layer.collapse)
+    ),
     layers.GatherExcite: _gather_excite,
     layers.LocalAttentionStem2D: _local_attention_stem2d,
     layers.LocalSelfAttention2D: _local_self_attention2d,
     layers.MultiHeadAttention: _multi_head_attention,
-    layers.RelativePositionEmbedding2D: _relative_position_embedding2d,
-    layers.SpatialAttention: _spatial_attention,
-    layers.SqueezeExcite: _squeeze_excite,
+    layers.SpatialAttention: lambda layer, inputs, _: _applied(
+        _pixels(layer, inputs), layer.convolution
+    ),
+    layers.SqueezeExcite: lambda layer, *_: _applied(
+        1, layer.channel_attention.squeeze, layer.channel_attention.excite
+    ),
 }

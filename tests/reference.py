@@ -5,122 +5,33 @@ settings; it works in inference mode and returns the output and the scores, gate
 """
 
 from itertools import product
-from math import ceil, floor
+from math import floor
 
 import numpy as np
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def softmax(logits):
-    powers = np.exp(logits - np.max(logits))
-    return powers / np.sum(powers)
-
-
-def under(weights, name):
-    """The weights of a sublayer."""
-    return {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(name + "/")}
-
-
-def dense(x, weights, name):
-    return x @ weights[f"{name}/kernel"] + weights.get(f"{name}/bias", 0)
-
-
-def batch_norm(x, weights, name):
-    w = under(weights, name)
-    x = (x - w["moving_mean"]) / np.sqrt(w["moving_variance"] + 1e-5)
-    return x * w["gamma"] + w["beta"]
-
-
-def windows(length, size, stride=1, dilation=1, padding="same"):
-    """For each window along an axis: its (place in the window, position) inside the image."""
-    reach = (size - 1) * dilation
-    first, count = 0, ceil((length - reach) / stride)
-    if padding == "same":
-        count = ceil(length / stride)
-        first = -(max((count - 1) * stride + reach + 1 - length, 0) // 2)
-    taps = [[(t, first + n * stride + t * dilation) for t in range(size)] for n in range(count)]
-    return [[(t, p) for t, p in window if 0 <= p < length] for window in taps]
-
-
-def windows2d(image, size, stride=1, dilation=1, padding="same"):
-    """Yields ((u, v), [((a, b), (y, x)), ...]): each output pixel, and its window's pixels."""
-    sizes, dilations = np.broadcast_to(size, 2), np.broadcast_to(dilation, 2)
-    rows, columns = (
-        windows(image.shape[axis], sizes[axis], stride, dilations[axis], padding) for axis in (0, 1)
-    )
-    for (u, row), (v, column) in product(enumerate(rows), enumerate(columns)):
-        yield (u, v), [((a, b), (y, x)) for (a, y), (b, x) in product(row, column)]
-
-
-def from_pixels(values):
-    """An array from a dictionary of vectors by (row, column)."""
-    height, width = (max(place[axis] for place in values) + 1 for axis in (0, 1))
-    return np.array([[values[y, x] for x in range(width)] for y in range(height)])
-
-
-def convolve(image, weights, name, stride=1, dilation=1, padding="same", depthwise=False):
-    kernel, outputs = weights[f"{name}/kernel"], {}
-    for place, window in windows2d(image, kernel.shape[:2], stride, dilation, padding):
-        total = np.zeros(kernel.shape[2] if depthwise else kernel.shape[3])
-        for tap, pixel in window:
-            total += image[pixel] * kernel[tap][:, 0] if depthwise else image[pixel] @ kernel[tap]
-        outputs[place] = total + weights.get(f"{name}/bias", 0)
-    return from_pixels(outputs)
-
-
-def pool(image, size, stride, reduce):
-    return from_pixels(
-        {
-            place: reduce([image[pixel] for _, pixel in window], axis=0)
-            for place, window in windows2d(image, size, stride)
-        }
-    )
-
-
-def bilinear(image, height, width):
-    """Interpolates between pixel centres; beyond the outermost ones, the border repeats."""
-
-    def sources(length, target):
-        for i in range(target):
-            position = min(max((i + 0.5) * length / target - 0.5, 0), length - 1)
-            low = floor(position)
-            yield low, min(low + 1, length - 1), position - low
-
-    rows = [(1 - f) * image[a] + f * image[b] for a, b, f in sources(image.shape[0], height)]
-    rows = np.array(rows)
-    columns = [
-        (1 - f) * rows[:, a] + f * rows[:, b] for a, b, f in sources(image.shape[1], width)
-    ]
-    return np.stack(columns, axis=1)
-
-
-def attend(query, key, value, logits=0.0, mask=None):
-    """softmax((Q K^T + logits) / sqrt(d)) V on lists of vectors; no keys, no answer."""
-    outputs, scores = np.zeros((len(query), value.shape[-1])), np.zeros((len(query), len(key)))
-    logits = np.broadcast_to(logits, scores.shape)
-    for t, q in enumerate(query):
-        seen = [s for s in range(len(key)) if mask is None or mask[t, s]]
-        if seen:
-            shares = [(q @ key[s] + logits[t, s]) / np.sqrt(len(q)) for s in seen]
-            scores[t, seen] = softmax(shares)
-            outputs[t] = sum(scores[t, s] * value[s] for s in seen)
-    return outputs, scores
-
-
-def table_row(table, offset, size, extrapolation):
-    """The embedding of `offset = key - query`: row key - query + L - 1 of the table."""
-    last = len(table) // 2
-    if size - 1 <= last:
-        return table[offset + last]
-    if extrapolation == "clip":
-        return table[min(max(offset, -last), last) + last]
-    position = offset * last / (size - 1) + last
-    low = floor(position)
-    high = min(low + 1, len(table) - 1)
-    return table[low] * (1 - (position - low)) + table[high] * (position - low)
+from reference_gates import (
+    bam,
+    cbam,
+    channel_attention,
+    gala,
+    gather_excite,
+    spatial_attention,
+    squeeze_excite,
+)
+from reference_loops import (
+    attend,
+    batch_norm,
+    bilinear,
+    convolve,
+    dense,
+    from_pixels,
+    pool,
+    sigmoid,
+    sinusoid,
+    softmax,
+    table_row,
+    under,
+    windows2d,
+)
 
 
 def relative_position_embedding2d(
@@ -138,15 +49,10 @@ def relative_position_embedding2d(
     return logits, None
 
 
-def sinusoid(position, channels, max_wavelength=10000.0):
-    angles = [position / max_wavelength ** ((c - c % 2) / channels) for c in range(channels)]
-    return np.array([np.cos(a) if c % 2 else np.sin(a) for c, a in enumerate(angles)])
-
-
 def sinusoidal_position_encoding(inputs, weights, max_wavelength=10000.0):
     outputs, channels = inputs.astype("float64"), inputs.shape[-1]
     for place in np.ndindex(inputs.shape[1:-1]):
-        sizes = [channels] if len(place) == 1 else [channels // 2, channels - channels // 2]
+        sizes = [channels] if len(place) == 1 else [(channels + 1) // 2, channels // 2]
         terms = [sinusoid(*pair, max_wavelength) for pair in zip(place, sizes, strict=True)]
         outputs[(slice(None), *place)] += np.concatenate(terms)
     return outputs, None
@@ -156,7 +62,8 @@ def coordinate_channels2d(inputs, weights, with_radius=False):
     batch, height, width, _ = inputs.shape
     added = np.zeros((batch, height, width, 3 if with_radius else 2))
     for y, x in product(range(height), range(width)):
-        row, column = 2 * y / (height - 1) - 1, 2 * x / (width - 1) - 1
+        row = 2 * y / (height - 1) - 1 if height > 1 else 0
+        column = 2 * x / (width - 1) - 1 if width > 1 else 0
         added[:, y, x] = [row, column, np.hypot(row, column)][: added.shape[-1]]
     return np.concatenate([inputs, added], axis=-1), None
 
@@ -212,72 +119,158 @@ def multi_head_attention(
     return output.reshape(*query.shape[:-1], -1), scores
 
 
-def channel_attention(
+def augmented_conv2d(
     inputs,
     weights,
-    reduction_ratio=16,
-    pooling=("avg", "max"),
-    use_bias=True,
-    identity_start=False,
-):
-    pools = {
-        "avg": lambda pixels: np.mean(pixels, axis=0),
-        "max": lambda pixels: np.max(pixels, axis=0),
-        "lp": lambda pixels: np.sqrt(np.sum(pixels**2, axis=0)),
-        "lse": lambda pixels: np.log(np.sum(np.exp(pixels), axis=0)),
-    }
-    gates = np.zeros((len(inputs), 1, 1, inputs.shape[-1]))
-    for image, gate in zip(inputs, gates, strict=True):
-        pixels = image.reshape(-1, image.shape[-1])
-        hidden = [np.maximum(dense(pools[p](pixels), weights, "squeeze"), 0) for p in pooling]
-        gate[0, 0] = sigmoid(sum(dense(h, weights, "excite") for h in hidden))
-    gates *= 2 if identity_start else 1
-    return inputs * gates, gates
-
-
-def squeeze_excite(inputs, weights, reduction_ratio=16, use_bias=True, identity_start=False):
-    averages = inputs.mean(axis=(1, 2), keepdims=True)
-    hidden = np.maximum(dense(averages, weights, "channel/squeeze"), 0)
-    gates = (1 + identity_start) * sigmoid(dense(hidden, weights, "channel/excite"))
-    return inputs * gates, gates
-
-
-def spatial_attention(
-    inputs, weights, kernel_size=7, use_bias=False, use_batch_norm=True, identity_start=False
-):
-    pooled = np.stack([inputs.mean(axis=-1), inputs.max(axis=-1)], axis=-1)
-    logits = np.array([convolve(image, weights, "convolution") for image in pooled])
-    if use_batch_norm:
-        logits = batch_norm(logits, weights, "batch_norm")
-    gates = (1 + identity_start) * sigmoid(logits)
-    return inputs * gates, gates
-
-
-def cbam(
-    inputs,
-    weights,
-    pooling=("avg", "max"),
-    order="channel_first",
-    channel=True,
-    spatial=True,
-    use_batch_norm=True,
-    identity_start=False,
+    filters,
+    kernel_size,
+    key_ratio=0.2,
+    value_ratio=0.1,
+    total_key_dim=None,
+    total_value_dim=None,
+    num_heads=8,
+    min_key_dim=20,
+    strides=1,
+    dilation_rate=1,
+    padding="same",
+    position="relative",
+    attention_pool=1,
     **settings,
 ):
-    steps = {
-        "channel": lambda x: channel_attention(
-            x, under(weights, "channel"), pooling=pooling, identity_start=identity_start
-        ),
-        "spatial": lambda x: spatial_attention(
-            x,
-            under(weights, "spatial"),
-            use_batch_norm=use_batch_norm,
-            identity_start=identity_start,
-        ),
-    }
-    names = [name for name, wanted in (("channel", channel), ("spatial", spatial)) if wanted]
-    outputs, gates = inputs, {}
-    for name in names[::-1] if order == "spatial_first" else names:
-        _, gates[name] = steps[name](inputs if order == "parallel" else outputs)
-        outputs = outputs * gates[name]
-    return outputs, gates
+    d_k = total_key_dim or num_heads * max(floor(key_ratio * filters / num_heads), min_key_dim)
+    d_v = total_value_dim or num_heads * floor(value_ratio * filters / num_heads)
+    outputs, scores = [], []
+    for image in inputs:
+        x = image
+        if padding == "valid":  # the centres of the windows
+            spans = (np.broadcast_to(kernel_size, 2) - 1) * np.broadcast_to(dilation_rate, 2)
+            (top, left), (high, wide) = spans // 2, np.array(x.shape[:2]) - spans
+            x = x[top : top + high, left : left + wide]
+        x = pool(x, 2 * strides - 1, strides, np.mean)
+        height, width, _ = x.shape
+        x = pool(x, 2 * attention_pool - 1, attention_pool, np.mean)
+        if position == "sinusoidal":
+            x = sinusoidal_position_encoding(x[None], {})[0][0]
+        elif position == "coordinates":
+            x = coordinate_channels2d(x[None], {})[0][0]
+        projected = dense(x.reshape(-1, x.shape[-1]), weights, "projection")
+        parts = np.split(projected, [d_k, 2 * d_k], axis=-1)
+        heads = [np.split(part, num_heads, axis=-1) for part in parts]
+        logits = np.zeros((num_heads, 1, 1))
+        if position == "relative":
+            maps = np.stack(heads[0], axis=1).reshape(1, *x.shape[:2], num_heads, -1)
+            logits = relative_position_embedding2d(maps, under(weights, "position"))[0][0]
+        answers = [attend(*head, logits[n]) for n, head in enumerate(zip(*heads, strict=True))]
+        attended = np.concatenate([answer for answer, _ in answers], axis=-1)
+        attended = dense(attended, weights, "combination").reshape(*x.shape[:2], d_v)
+        attended = bilinear(attended, height, width)
+        if filters > d_v:
+            local = convolve(image, weights, "convolution", strides, dilation_rate, padding)
+            attended = np.concatenate([local, attended], axis=-1)
+        outputs.append(attended)
+        scores.append([shares for _, shares in answers])
+    return np.array(outputs), np.array(scores)
+
+
+def local_self_attention2d(
+    inputs,
+    weights,
+    filters,
+    kernel_size=7,
+    num_heads=8,
+    strides=1,
+    dilation_rate=1,
+    padding="same",
+    position="relative",
+    use_bias=False,
+):
+    if position == "absolute":
+        inputs, _ = sinusoidal_position_encoding(inputs, {})
+    outputs, scores = [], []
+    for image in inputs:
+        parts = np.split(dense(image, weights, "projection"), 3, axis=-1)
+        q, k, v = (part.reshape(*image.shape[:2], num_heads, -1) for part in parts)
+        answers, shares = {}, {}
+        grid = windows2d(image, kernel_size, 1, dilation_rate, padding)
+        offset = (0, 0)
+        if padding == "valid":
+            offset = (np.broadcast_to(kernel_size, 2) - 1) * np.broadcast_to(dilation_rate, 2) // 2
+        kernel = tuple(np.broadcast_to(kernel_size, 2))
+        for (u, v_), window in grid:
+            query = q[u + offset[0], v_ + offset[1]]
+            shares[u, v_] = np.zeros((num_heads, *kernel))
+            answers[u, v_] = []
+            for n in range(num_heads):
+                logits = []
+                for (a, b), pixel in window:
+                    embedded = k[pixel][n]
+                    if position == "relative":
+                        rows, columns = weights["row_embeddings"], weights["column_embeddings"]
+                        embedded = embedded + np.concatenate([rows[a], columns[b]])
+                    logits.append(query[n] @ embedded)
+                weighed = list(zip(window, softmax(np.array(logits)), strict=True))
+                answers[u, v_].append(sum(share * v[pixel][n] for (_, pixel), share in weighed))
+                for (tap, _), share in weighed:
+                    shares[u, v_][(n, *tap)] = share
+        answers = {place: np.concatenate(heads) for place, heads in answers.items()}
+        outputs.append(pool(from_pixels(answers), strides, strides, np.mean))
+        scores.append(
+            from_pixels({place: share.reshape(num_heads, -1) for place, share in shares.items()})
+        )
+    return np.array(outputs), np.array(scores)
+
+
+def local_attention_stem2d(
+    inputs,
+    weights,
+    filters,
+    kernel_size=4,
+    num_heads=4,
+    num_mixtures=4,
+    pool_size=4,
+    use_bias=False,
+):
+    outputs, scores = [], []
+    high, wide = np.broadcast_to(kernel_size, 2)
+    rows, columns = weights["row_embeddings"], weights["column_embeddings"]
+    nus = weights["mixture_embeddings"]
+    for image in inputs:
+        height, width, _ = image.shape
+        parts = np.split(dense(image, weights, "projection"), [filters, 2 * filters], axis=-1)
+        q, k, v = (part.reshape(height, width, num_heads, -1) for part in parts)
+        v = v.reshape(height, width, num_heads, num_mixtures, -1)
+        mixed, shares = np.zeros(q.shape), np.zeros((height, width, num_heads, high * wide))
+        for y, x, n in np.ndindex(q.shape[:3]):
+            mixture = softmax(nus @ (rows[y % high] + columns[x % wide]))
+            mixed[y, x, n] = sum(p * w for p, w in zip(mixture, v[y, x, n], strict=True))
+        attended = np.zeros(q.shape)
+        for y, x, n in np.ndindex(q.shape[:3]):
+            top, left = y - y % high, x - x % wide
+            block = product(range(high), range(wide))
+            block = [(a, b) for a, b in block if top + a < height and left + b < width]
+            logits = [q[y, x, n] @ k[top + a, left + b, n] for a, b in block]
+            for (a, b), share in zip(block, softmax(np.array(logits)), strict=True):
+                shares[y, x, n, a * wide + b] = share
+                attended[y, x, n] += share * mixed[top + a, left + b, n]
+        normal = batch_norm(attended.reshape(height, width, filters), weights, "batch_norm")
+        outputs.append(pool(normal, pool_size, pool_size, np.max))
+        scores.append(shares)
+    return np.array(outputs), np.array(scores)
+
+
+REFERENCES = {
+    "MultiHeadAttention": multi_head_attention,
+    "RelativePositionEmbedding2D": relative_position_embedding2d,
+    "SinusoidalPositionEncoding": sinusoidal_position_encoding,
+    "CoordinateChannels2D": coordinate_channels2d,
+    "ChannelAttention": channel_attention,
+    "SpatialAttention": spatial_attention,
+    "CBAM": cbam,
+    "AugmentedConv2D": augmented_conv2d,
+    "LocalSelfAttention2D": local_self_attention2d,
+    "LocalAttentionStem2D": local_attention_stem2d,
+    "SqueezeExcite": squeeze_excite,
+    "GatherExcite": gather_excite,
+    "BAM": bam,
+    "GALA": gala,
+}

@@ -1,5 +1,7 @@
 """Channel attention (Woo et al., 2018)."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -93,7 +95,7 @@ class ChannelAttention(ImageGate):
 
     def _pool(self, inputs, name):
         if name == "max":
-            return ops.max(inputs, axis=self.spatial_axes)
+            return ops.max(inputs, axis=self.spatial_axes, initial=-math.inf)
         wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if name == "avg":
             pooled = ops.mean(wide, axis=self.spatial_axes)

@@ -21,7 +21,7 @@ class GatherExcite(ImageGate):
 
     Args:
         extent: `None` for the whole map, or an integer, the side of the area that shares a gate;
-            a power of 2 if `parametric`.
+            a power of 2, from 2 on, if `parametric`.
         parametric: Boolean, whether the gather is learnt. Over the whole map it is one depthwise
             convolution of the map's size, which must then be known and stay the same.
         reduction_ratio: `None`, or an integer: two 1x1 convolutions, to

@@ -121,14 +121,17 @@ class LocalAttentionStem2D(ImageAttention):
         outputs, scores = outputs if return_attention_scores else (outputs, None)
         outputs = ops.reshape(outputs, (*ops.shape(outputs)[:3], self.filters))
         outputs = self.batch_norm(outputs, training=training)
-        outputs = ops.max_pool(outputs, self.pool_size, padding="same", data_format="channels_last")
+        outputs = ops.max_pool(
+            outputs, self.pool_size, self.pool_size, "same", data_format="channels_last"
+        )
         outputs = self.from_channels_last(outputs)
         return (outputs, scores) if return_attention_scores else outputs
 
     def _mix(self, values):
         """Mixes `(B, H, W, N, M * E)` to `(B, H, W, N, E)` by each pixel's place in its block."""
         places = self.row_embeddings[:, None, :] + self.column_embeddings[None, :, :]
-        shares = ops.softmax(ops.einsum("abd,md->abm", places, self.mixture_embeddings))
+        logits = ops.einsum("abd,md->abm", places, self.mixture_embeddings)
+        shares = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
         batch, height, width, heads, _ = ops.shape(values)
         counts = [
             -(-length // size)

@@ -1,5 +1,7 @@
 """Spatial attention (Woo et al., 2018)."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -91,7 +93,10 @@ class SpatialAttention(ImageGate):
 
     def gate(self, inputs, training=None):
         """Computes the gate alone, one value a pixel."""
-        pooled = [pool(inputs, axis=self.channel_axis) for pool in (ops.mean, ops.max)]
+        pooled = [
+            ops.mean(inputs, axis=self.channel_axis),
+            ops.max(inputs, axis=self.channel_axis, initial=-math.inf),
+        ]
         logits = self.convolution(ops.stack(pooled, axis=-1))
         if self.batch_norm is not None:
             logits = self.batch_norm(logits, training=training)

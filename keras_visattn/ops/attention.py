@@ -73,7 +73,7 @@ def attention(
     if mask is not None:
         mask = ops.cast(mask, "bool")
         logits = ops.where(mask, logits, masked_logit(wide))
-    largest = ops.maximum(ops.max(logits, axis=-1, keepdims=True), masked_logit(wide))
+    largest = ops.max(logits, axis=-1, keepdims=True, initial=masked_logit(wide))
     weights = ops.exp(logits - ops.stop_gradient(largest))
     if mask is not None:
         weights = ops.where(mask, weights, 0.0)

@@ -25,8 +25,8 @@ def sinusoidal_encoding(length, channels, max_wavelength=10000.0):
     channel = np.arange(channels)
     frequency = float(max_wavelength) ** (-2.0 * (channel // 2) / channels)
     position = ops.cast(ops.arange(length, dtype="int32"), "float32")[:, None]
-    angle = position * frequency.astype("float32")
-    return ops.where(channel % 2 == 0, ops.sin(angle), ops.cos(angle))
+    angle = position * ops.convert_to_tensor(frequency.astype("float32"))
+    return ops.where(ops.convert_to_tensor(channel % 2 == 0), ops.sin(angle), ops.cos(angle))
 
 
 def sinusoidal_encoding_2d(height, width, channels, max_wavelength=10000.0):

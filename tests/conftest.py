@@ -1,0 +1,39 @@
+"""Runs the suite once a backend, each in its own process; `--backend` narrows it to some."""
+
+import os
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=("tensorflow", "jax", "torch"),
+        help="run under this backend only; may be given more than once",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    backends = config.getoption("backend")
+    if backends and not hasattr(config, "workerinput"):
+        config.option.tx = [
+            tx for tx in config.option.tx if any(f"id={name}//" in tx for name in backends)
+        ]
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput") and os.environ.get("KERAS_BACKEND") == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session(free_memory=False)

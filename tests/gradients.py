@@ -1,0 +1,58 @@
+"""The gradients of a layer from the autodiff of whichever backend Keras runs on."""
+
+import keras
+import numpy as np
+
+
+def gradients(layer, inputs, factors):
+    """Differentiates `sum(layer(*inputs) * factors)`, in inference mode.
+
+    Returns:
+        The gradients of the inputs and those of the trainable weights, two lists of arrays.
+    """
+    backend = keras.backend.backend()
+    return {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[backend](
+        layer, inputs, factors
+    )
+
+
+def _arguments(layer):
+    return {"training": False} if layer._call_has_training_arg else {}
+
+
+def _jax(layer, inputs, factors):
+    import jax
+
+    def loss(inputs, weights):
+        fixed = [v.value for v in layer.non_trainable_variables]
+        outputs, _ = layer.stateless_call(weights, fixed, *inputs, **_arguments(layer))
+        return (outputs * factors).sum()
+
+    weights = [w.value for w in layer.trainable_variables]
+    tensors = [jax.numpy.asarray(x) for x in inputs]
+    found = jax.jit(jax.grad(loss, argnums=(0, 1)))(tensors, weights)
+    return [[np.asarray(g) for g in group] for group in found]
+
+
+def _tensorflow(layer, inputs, factors):
+    import tensorflow as tf
+
+    tensors = [tf.constant(x) for x in inputs]
+    weights = [w.value for w in layer.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = tf.reduce_sum(layer(*tensors, **_arguments(layer)) * factors)
+    groups = tape.gradient(loss, [tensors, weights])
+    return [[tf.convert_to_tensor(g).numpy() for g in group] for group in groups]
+
+
+def _torch(layer, inputs, factors):
+    import torch
+
+    device = keras.ops.convert_to_tensor(factors).device
+    tensors = [torch.tensor(x, device=device, requires_grad=True) for x in inputs]
+    weights = [w.value for w in layer.trainable_variables]
+    loss = (layer(*tensors, **_arguments(layer)) * torch.tensor(factors, device=device)).sum()
+    groups = torch.autograd.grad(loss, [*tensors, *weights])
+    arrays = [g.detach().cpu().numpy() for g in groups]
+    return [arrays[: len(tensors)], arrays[len(tensors) :]]
