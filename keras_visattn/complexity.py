@@ -116,15 +116,11 @@ def _inputs(model, input_shape):
     pairs = list(zip(shapes, own, strict=False))
     if len(shapes) != len(own) or any(len(a) not in (len(b) - 1, len(b)) for a, b in pairs):
         raise ValueError(
-            "`input_shape` must have the axes of the model's inputs, with or without the batch. "
-            + received
+            f"`input_shape` must have the axes of the model's inputs, or lack the batch. {received}"
         )
     sizes = [tuple(shape[len(shape) - len(like) + 1 :]) for shape, like in pairs]
     if any(None in shape for shape in sizes):
-        raise ValueError(
-            "Every size must be known: `input_shape` must give those that the model leaves open. "
-            + received
-        )
+        raise ValueError(f"Every size must be known, of the model or `input_shape`. {received}")
     return [
         keras.KerasTensor((1, *shape), dtype=tensor.dtype)
         for shape, tensor in zip(sizes, model.inputs, strict=True)

@@ -54,7 +54,7 @@ BAD_ARGUMENTS = [
 
 @pytest.mark.parametrize(("name", "arguments"), BAD_ARGUMENTS, ids=str)
 def test_bad_argument(name, arguments):
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         getattr(layers, name)(**arguments)
 
 
@@ -77,9 +77,9 @@ IMAGE_LAYERS = {
 @pytest.mark.parametrize("shape", [(2, 6, 16), (2, 6, 5, 4, 16), (2, 0, 5, 16), (2, 6, 5, None)])
 def test_bad_input_shape(name, shape):
     layer = getattr(layers, name)(**IMAGE_LAYERS[name])
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         layer.compute_output_shape(shape)
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         layer.build(shape)
 
 
@@ -87,9 +87,9 @@ def test_bad_input_shape(name, shape):
 def test_valid_window_larger_than_the_image(name):
     arguments = {**IMAGE_LAYERS[name], "kernel_size": 7, "padding": "valid"}
     layer = getattr(layers, name)(**arguments)
-    with pytest.raises(ValueError, match="at least as large .*Received: "):
+    with pytest.raises(ValueError, match=r"at least as large .*Received: "):
         layer.compute_output_shape(MAP)
-    with pytest.raises(ValueError, match="at least as large .*Received: |negative"):
+    with pytest.raises(ValueError, match=r"at least as large .*Received: |negative"):
         layer(np.ones(MAP, "float32"))
 
 
@@ -105,35 +105,35 @@ def test_bad_attention_shapes():
         (query, tensor(2, 6, 4, 8)),
         (tensor(2, 5, 8), query),
     ):
-        with pytest.raises(ValueError, match="must .*Received: "):
+        with pytest.raises(ValueError, match=r"must .*Received: "):
             ops.attention(query, key, value)
-    with pytest.raises(ValueError, match="`mask` must .*Received: "):
+    with pytest.raises(ValueError, match=r"`mask` must .*Received: "):
         ops.attention(query, query, query, mask=tensor(2, 4, 5, 6))
-    with pytest.raises(ValueError, match="`implementation` must .*Received: "):
+    with pytest.raises(ValueError, match=r"`implementation` must .*Received: "):
         ops.attention(query, query, query, implementation="fast")
 
 
 def test_bad_multi_head_attention_shapes():
     layer = layers.MultiHeadAttention(2, 4)
     query = tensor(2, 5, 8)
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         layer.build((2, 5, 8), (2, 6, 8), (2, 7, 8))
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         layer.build((2, 8), (2, 8))
     for mask in (tensor(2, 5, 6), tensor(3, 5, 5)):
-        with pytest.raises(ValueError, match="`attention_mask` must .*Received: "):
+        with pytest.raises(ValueError, match=r"`attention_mask` must .*Received: "):
             layer(query, query, attention_mask=mask)
-    with pytest.raises(ValueError, match="`query_mask` must .*Received: "):
+    with pytest.raises(ValueError, match=r"`query_mask` must .*Received: "):
         layer(query, query, query_mask=tensor(2, 4))
 
 
 def test_bad_local_attention_shapes():
     query = tensor(1, 6, 5, 2, 4)
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         ops.local_attention_2d(query, query, query[:, :5])
-    with pytest.raises(ValueError, match="`row_embeddings` must .*Received: "):
+    with pytest.raises(ValueError, match=r"`row_embeddings` must .*Received: "):
         ops.local_attention_2d(query, query, query, tensor(5, 2), tensor(3, 2), kernel_size=3)
-    with pytest.raises(ValueError, match="must .*Received: "):
+    with pytest.raises(ValueError, match=r"must .*Received: "):
         ops.block_attention_2d(query[0], query[0], query[0])
 
 

@@ -70,7 +70,7 @@ def test_flash_attention_is_kept():
 
 def test_flash_attention_refuses_scores():
     layer = MultiHeadAttention(2, 4, flash_attention=True)
-    with pytest.raises(ValueError, match="Received: return_scores=True"):
+    with pytest.raises(ValueError, match=r"Received: return_scores=True"):
         layer(draw(1, 3, 8), draw(1, 3, 8), return_attention_scores=True)
 
 

@@ -95,7 +95,9 @@ class ChannelAttention(ImageGate):
 
     def _pool(self, inputs, name):
         if name == "max":
-            return ops.max(inputs, axis=self.spatial_axes, initial=-math.inf)
+            pooled = ops.max(inputs, axis=self.spatial_axes, initial=-math.inf)
+            batch, channels = ops.shape(inputs)[0], inputs.shape[self.channel_axis]
+            return ops.broadcast_to(pooled, (batch, channels))  # an empty batch's is a scalar
         wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if name == "avg":
             pooled = ops.mean(wide, axis=self.spatial_axes)

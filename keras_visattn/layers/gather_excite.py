@@ -71,8 +71,8 @@ class GatherExcite(ImageGate):
             checks.positive_integer("reduction_ratio", reduction_ratio)
         if self.identity_start and not parametric and reduction_ratio is None:
             raise ValueError(
-                "`identity_start` needs `parametric` or `reduction_ratio`: a gate without "
-                "parameters cannot start at one. Received: identity_start=True, "
+                "`parametric` or `reduction_ratio` must be given with `identity_start`: a gate "
+                "without parameters cannot start at one. Received: identity_start=True, "
                 f"parametric={parametric}, reduction_ratio={reduction_ratio}"
             )
         self.extent = extent

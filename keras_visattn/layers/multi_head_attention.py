@@ -155,6 +155,7 @@ class MultiHeadAttention(KernelLayer):
             name=name,
             **self.kernel_arguments(),
         )
+        dense.supports_masking = True  # a projection of each position leaves the mask as it is
         dense.build(tuple(shape))
         return dense
 

@@ -93,11 +93,10 @@ class SpatialAttention(ImageGate):
 
     def gate(self, inputs, training=None):
         """Computes the gate alone, one value a pixel."""
-        pooled = [
-            ops.mean(inputs, axis=self.channel_axis),
-            ops.max(inputs, axis=self.channel_axis, initial=-math.inf),
-        ]
-        logits = self.convolution(ops.stack(pooled, axis=-1))
+        mean = ops.mean(inputs, axis=self.channel_axis)
+        largest = ops.max(inputs, axis=self.channel_axis, initial=-math.inf)
+        largest = ops.broadcast_to(largest, ops.shape(mean))  # an empty batch's is a scalar
+        logits = self.convolution(ops.stack([mean, largest], axis=-1))
         if self.batch_norm is not None:
             logits = self.batch_norm(logits, training=training)
         return self.from_channels_last(self.sigmoid(logits))
