@@ -58,7 +58,7 @@ def test_file_keeps_the_house_rules(path):
         assert not BACKENDS & words
 
 
-STANDARD = {"functools", "math", "numbers", "string", "dataclasses", "typing"}
+STANDARD = {"functools", "inspect", "math", "numbers", "string", "dataclasses", "typing"}
 
 
 @pytest.mark.parametrize("name", PUBLIC_LAYERS)
@@ -86,7 +86,11 @@ def test_no_concrete_layer_inherits_from_another():
         assert not set(layer.__mro__[1:]) & set(PUBLIC_LAYERS.values())
 
 
-DOCUMENTED = {**PUBLIC_LAYERS, **{n: v for n, v in vars(keras_visattn.ops).items() if callable(v)}}
+DOCUMENTED = {
+    "profile": keras_visattn.complexity.profile,
+    **PUBLIC_LAYERS,
+    **{n: v for n, v in vars(keras_visattn.ops).items() if callable(v)},
+}
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
