@@ -162,7 +162,7 @@ def test_any_batch_size(case, batch):
 @pytest.mark.parametrize("case", [case for case in FIRST_CASES if case in IMAGE_CASES], ids=str)
 def test_one_model_serves_several_sizes(case, jit_compile):
     if jit_compile and keras.backend.backend() == "torch":
-        jit_compile = False  # Keras' torch backend compiles through Dynamo, which needs a compiler
+        pytest.skip("torch.compile takes minutes a layer on a CPU")
     inputs = keras.Input((None, None, case.shapes[0][-1]))
     layer = make(case)
     model = keras.Model(inputs, layer(inputs))

@@ -1,0 +1,75 @@
+"""Plants defects one by one in a copy of the package and says which the suite catches.
+
+`python tests/plant_defects.py torch jax` runs it under these backends; each defect must be caught.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LAYERS, REFERENCE = "tests/test_layers.py", "tests/test_reference.py"
+DEFECTS = [
+    ("wrong sign of the offset", "ops/relative_position.py", REFERENCE,
+     "positions[None, :] - positions[:, None]", "positions[:, None] - positions[None, :]"),
+    ("unscaled logits", "layers/augmented_conv2d.py", REFERENCE,
+     "scale=self.key_dim**-0.5", "scale=1.0"),
+    ("padding in the softmax", "ops/tiles.py", REFERENCE,
+     "cut.window.any(-1)[None], ops.cast(inside, \"bool\")[:, None, :]",
+     "cut.window.any(-1)[None], ops.ones_like(inside, \"bool\")[:, None, :]"),
+    ("window mask left out", "ops/tiles.py", REFERENCE,
+     "ops.logical_and(cut.window.any(-1)[None],", "ops.logical_and(True,"),
+    ("heads merged without the transpose", "ops/attention.py", REFERENCE,
+     '"bnts,bsne->btne"', '"bnts,bsne->bnte"'),
+    ("columns read with the rows' half", "ops/local_attention.py", REFERENCE,
+     "column_logits(query[..., size // 2 :]", "column_logits(query[..., : size // 2]"),
+    ("sigmoid before the sum", "layers/channel_attention.py", REFERENCE,
+     "sum(self.excite(self.squeeze(self._pool(inputs, name))) for",
+     "sum(ops.sigmoid(self.excite(self.squeeze(self._pool(inputs, name)))) for"),
+    ("spatial gate of the unrefined map", "layers/cbam.py", REFERENCE,
+     'seen = inputs if self.order == "parallel" else outputs', "seen = inputs"),
+    ("missing config entry", "layers/local_self_attention2d.py", LAYERS,
+     '            "dilation_rate": self.dilation_rate,\n', ""),
+    ("dead argument", "layers/position_encoding.py", LAYERS,
+     "sinusoidal_encoding(length, channels, self.max_wavelength)",
+     "sinusoidal_encoding(length, channels)"),
+    ("scores in half precision", "ops/attention.py", LAYERS,
+     'keras.backend.result_type(query.dtype, "float32")', '"float16"'),
+    ("stride forgotten", "layers/local_self_attention2d.py", LAYERS,
+     "average_pool_2d(outputs, self.strides, self.strides)", "outputs"),
+    ("masked rows not zero", "ops/attention.py", "tests/test_multi_head_attention.py",
+     "        weights = ops.where(mask, weights, 0.0)\n", "        pass\n"),
+]  # fmt: skip
+
+
+def caught(backend, file, test, old, new):
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        ignore = shutil.ignore_patterns(".*", "site", "runs")
+        shutil.copytree(ROOT, copy, ignore=ignore)
+        path = copy / "keras_visattn" / file
+        text = path.read_text()
+        if old not in text:
+            raise ValueError(f"The text to change must be in {file}. Received: {old!r}")
+        path.write_text(text.replace(old, new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--backend", backend, test]
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
+        return run.returncode == 1
+
+
+def main(backends):
+    missed = 0
+    for backend in backends:
+        for name, file, test, old, new in DEFECTS:
+            found = caught(backend, file, test, old, new)
+            missed += not found
+            print(f"{backend:10} {'caught' if found else 'MISSED':6} {name}", flush=True)
+    raise SystemExit(f"{missed} missed" if missed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["tensorflow", "jax", "torch"])
