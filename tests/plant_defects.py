@@ -57,8 +57,8 @@ def caught(backend, file, test, old, new):
         path.write_text(text.replace(old, new))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--backend", backend, test]
         environment = {**os.environ, "PYTHONPATH": str(copy)}
-        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
-        return run.returncode == 1
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True)
+        return b" failed" in run.stdout
 
 
 def main(backends):

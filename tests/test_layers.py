@@ -141,6 +141,8 @@ def test_channels_first_is_channels_last(case):
 
 EMPTY_BATCH_REFUSED = {
     ("tensorflow", "AugmentedConv2D"): "TensorFlow joins empty tensors to the shape of the first",
+    ("tensorflow", "CBAM"): "TensorFlow's convolution of an empty batch keeps the input's channels",
+    ("tensorflow", "SpatialAttention"): "the same convolution",
     ("tensorflow", "BAM"): "TensorFlow's dilated convolution refuses an empty batch",
 }
 
