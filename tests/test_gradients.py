@@ -1,5 +1,6 @@
 """The gradients of every layer against finite differences of the float64 oracle."""
 
+import keras
 import numpy as np
 import pytest
 from gradients import gradients
