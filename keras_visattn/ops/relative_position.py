@@ -40,9 +40,8 @@ def resize_table(table, size, extrapolation="interpolate"):
     offsets = ops.arange(2 * size - 1, dtype="int32") - (size - 1)
     if extrapolation == "clip" or (isinstance(size, int) and size - 1 <= reach):
         return ops.take(table, ops.clip(offsets, -reach, reach) + reach, axis=0)
-    position = ops.cast(offsets, "float32") * reach
-    position = position / ops.cast(ops.maximum(size - 1, max(reach, 1)), "float32") + reach
-    return sample_linear(table, position, axis=0)
+    stretched = ops.maximum(size - 1, max(reach, 1))
+    return sample_linear(table, offsets * reach + reach * stretched, stretched, axis=0)
 
 
 def embeddings_by_offset(table, size):
