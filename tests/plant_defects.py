@@ -23,7 +23,11 @@ DEFECTS = [
     ("window mask left out", "ops/tiles.py", REFERENCE,
      "ops.logical_and(cut.window.any(-1)[None],", "ops.logical_and(True,"),
     ("heads merged without the transpose", "ops/attention.py", REFERENCE,
-     '"bnts,bsne->btne"', '"bnts,bsne->bnte"'),
+     """"bnts,bsne->btne", kept, ops.cast(value, wide))
+    outputs = ops.cast(outputs / ops.transpose(total, (0, 2, 1, 3)), value.dtype)""",
+     """"bnts,bsne->bnte", kept, ops.cast(value, wide)) / total
+    merged = ops.shape(ops.transpose(outputs, (0, 2, 1, 3)))
+    outputs = ops.cast(ops.reshape(outputs, merged), value.dtype)"""),
     ("columns read with the rows' half", "ops/local_attention.py", REFERENCE,
      "column_logits(query[..., size // 2 :]", "column_logits(query[..., : size // 2]"),
     ("sigmoid before the sum", "layers/channel_attention.py", REFERENCE,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from keras import ops
+from building import answer, numpy
 from reference import REFERENCES
 
 from keras_visattn import layers
@@ -29,16 +29,12 @@ def build(name, settings, *shapes):
         embedding = layers.RelativePositionEmbedding2D(**settings["position_embedding"])
         settings = {**settings, "position_embedding": embedding}
     layer = getattr(layers, name)(**settings)
-    layer(*(ops.zeros(shape) for shape in shapes))
+    layer.build(*shapes)
     return layer, randomize(layer)
 
 
 def sample(*shape, seed=1):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
-def numbers(tensor):
-    return ops.convert_to_numpy(tensor).astype("float64")
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -146,21 +142,21 @@ def test_image_layer_equals_reference(name, size, settings):
     layer, weights = build(name, settings, x.shape)
     extra = {} if name in SCORELESS else {"return_attention_scores": True}
     expected, scores = REFERENCES[name](x.astype("float64"), weights, **reference)
-    found = layer(x, **extra)
+    found = answer(layer, x, **extra)
     if extra:
         found, found_scores = found
         if isinstance(scores, dict):
             assert sorted(scores) == sorted(found_scores)
             for key, gate in scores.items():
-                assert_close(numbers(found_scores[key]), gate)
+                assert_close(found_scores[key], gate)
         else:
-            assert_close(numbers(found_scores), scores)
-        assert_close(numbers(layer(x)), expected)
-    assert_close(numbers(found), expected)
+            assert_close(found_scores, scores)
+        assert_close(answer(layer, x), expected)
+    assert_close(found, expected)
 
     other, _ = build(name, {**settings, "data_format": "channels_first"}, (2, 6, *size))
     other.set_weights(layer.get_weights())
-    flipped = numbers(other(x.transpose(0, 3, 1, 2)))
+    flipped = answer(other, x.transpose(0, 3, 1, 2))
     assert_close(flipped, expected.transpose(0, 3, 1, 2))
 
 
@@ -168,7 +164,7 @@ def test_image_layer_equals_reference(name, size, settings):
 def test_sinusoidal_encoding_of_sequence(channels):
     x = sample(2, 7, channels)
     layer = layers.SinusoidalPositionEncoding()
-    assert_close(numbers(layer(x)), REFERENCES["SinusoidalPositionEncoding"](x, {})[0])
+    assert_close(answer(layer, x), REFERENCES["SinusoidalPositionEncoding"](x, {})[0])
 
 
 @pytest.mark.parametrize("extrapolation", ["interpolate", "clip"])
@@ -178,7 +174,7 @@ def test_relative_position_embedding(tables, extrapolation):
     settings = {"max_height": tables[0], "max_width": tables[1], "extrapolation": extrapolation}
     layer, weights = build("RelativePositionEmbedding2D", settings, queries.shape)
     expected, _ = REFERENCES["RelativePositionEmbedding2D"](queries, weights, **settings)
-    assert_close(numbers(layer(queries)), expected)
+    assert_close(answer(layer, queries), expected)
 
 
 HEADS = {"num_heads": 2, "key_dim": 3, "value_dim": 5}
@@ -209,16 +205,16 @@ def test_multi_head_attention(shapes, settings, call):
     settings = {**HEADS, **settings}
     layer, weights = build("MultiHeadAttention", settings, *(x.shape for x in inputs))
     expected, scores = REFERENCES["MultiHeadAttention"](inputs, weights, **settings, **call)
-    found, found_scores = layer(*inputs, return_attention_scores=True, **call)
-    assert_close(numbers(found), expected)
-    assert_close(numbers(found_scores).reshape(-1), scores.reshape(-1))
-    assert_close(numbers(layer(*inputs, **call)), expected)
+    found, found_scores = answer(layer, *inputs, return_attention_scores=True, **call)
+    assert_close(found, expected)
+    assert_close(found_scores.reshape(-1), scores.reshape(-1))
+    assert_close(answer(layer, *inputs, **call), expected)
 
 
 def constant_values(layer, values):
     """Makes the last `values` channels of the layer's projection constant ones."""
     randomize(layer)
-    kernel, bias = numbers(layer.projection.kernel), numbers(layer.projection.bias)
+    kernel, bias = numpy(layer.projection.kernel.value), numpy(layer.projection.bias.value)
     kernel[:, -values:], bias[-values:] = 0, 1
     layer.projection.kernel.assign(kernel)
     layer.projection.bias.assign(bias)
@@ -232,16 +228,16 @@ def test_constant_values_stay_constant_everywhere(kernel_size, dilation_rate, po
         "LocalSelfAttention2D", {**settings, "position": position, "use_bias": True}, (1, 4, 3, 6)
     )
     constant_values(layer, 8)
-    outputs, scores = layer(sample(1, 4, 3, 6), return_attention_scores=True)
-    assert_close(numbers(outputs), np.ones((1, 4, 3, 8)))
-    assert_close(numbers(scores).sum(axis=-1), np.ones((1, 4, 3, 2)))
+    outputs, scores = answer(layer, sample(1, 4, 3, 6), return_attention_scores=True)
+    assert_close(outputs, np.ones((1, 4, 3, 8)))
+    assert_close(scores.sum(axis=-1), np.ones((1, 4, 3, 2)))
 
 
 def test_relative_index_is_key_minus_query():
     layer, _ = build("RelativePositionEmbedding2D", {}, (1, 4, 3, 1, 1))
     layer.row_table.assign(np.arange(7.0)[:, None] * 10)
     layer.column_table.assign(np.arange(5.0)[:, None])
-    logits = numbers(layer(np.ones((1, 4, 3, 1, 1), "float32"))).reshape(4, 3, 4, 3)
+    logits = answer(layer, np.ones((1, 4, 3, 1, 1), "float32")).reshape(4, 3, 4, 3)
     for y, x, b, a in np.ndindex(logits.shape):
         assert logits[y, x, b, a] == 10 * (b - y + 3) + (a - x + 2)
 
@@ -250,12 +246,12 @@ def test_heads_are_merged_after_the_transpose():
     settings = {**AUGMENTED, "position": None, "total_value_dim": 8, "use_bias": True}
     layer, _ = build("AugmentedConv2D", settings, (1, 3, 4, 6))
     constant_values(layer, 8)
-    bias = numbers(layer.projection.bias)
+    bias = numpy(layer.projection.bias.value)
     bias[-8:] = np.arange(8.0)
     layer.projection.bias.assign(bias)
     layer.combination.kernel.assign(np.eye(8))
     layer.combination.bias.assign(np.zeros(8))
-    assert_close(numbers(layer(sample(1, 3, 4, 6))), np.broadcast_to(np.arange(8.0), (1, 3, 4, 8)))
+    assert_close(answer(layer, sample(1, 3, 4, 6)), np.broadcast_to(np.arange(8.0), (1, 3, 4, 8)))
     assert len(layer.weights) == 4  # no convolution is left
 
 
@@ -265,4 +261,4 @@ def test_squeeze_excite_is_the_channel_gate_with_averages_alone():
     settings = {"reduction_ratio": 2, "pooling": ("avg",), "spatial": False}
     whole, _ = build("CBAM", settings, x.shape)
     whole.set_weights(squeeze.get_weights())
-    assert_close(numbers(whole(x)), numbers(squeeze(x)), 1e-7)
+    assert_close(answer(whole, x), answer(squeeze, x), 1e-7)
