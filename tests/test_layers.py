@@ -2,11 +2,15 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import saved_models
 from building import (
     PUBLIC_LAYERS,
     accepts_scores,
@@ -18,6 +22,7 @@ from building import (
     signature_of,
 )
 from cases import CASES, FIRST_CASES, IMAGE_CASES
+from saved_models import model_of
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_layer = pytest.mark.parametrize("case", FIRST_CASES, ids=str)
@@ -71,15 +76,30 @@ def test_config_holds_every_argument_and_makes_the_same_layer(case):
 
 @each_case
 def test_a_saved_model_answers_the_same(case, tmp_path):
-    inputs = [keras.Input(shape[1:]) for shape in case.shapes]
-    layer = make(case)
-    model = keras.Model(inputs, layer(*inputs))
-    randomize(layer)
+    model = model_of(case)
     arrays = inputs_of(case)
-    expected = answer(model, arrays)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_allclose(answer(loaded, arrays), expected, atol=1e-6)
+    np.testing.assert_allclose(answer(loaded, arrays), answer(model, arrays), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def models_of_another_backend(tmp_path_factory):
+    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[keras.backend.backend()]
+    folder = tmp_path_factory.mktemp(other)
+    command = [sys.executable, saved_models.__file__, folder]
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": other}, check=True)
+    return folder
+
+
+@pytest.mark.timeout(1200)  # the first row waits for the models
+@each_case
+def test_a_model_of_another_backend_answers_the_same(case, models_of_another_backend):
+    path = models_of_another_backend / f"{CASES.index(case)}.keras"
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    expected = np.load(path.with_suffix(".npy"))
+    bound = 1e-5 * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(answer(loaded, inputs_of(case)), expected, atol=bound)
 
 
 # The key's bias adds one number to all logits of a query; batch normalization takes a bias away.
@@ -88,12 +108,10 @@ NO_GRADIENT = ("key/bias", "bam/excite/bias", "bam/spatial_3/bias")
 
 @each_case
 def test_every_weight_moves_in_one_step(case):
-    inputs = [keras.Input(shape[1:]) for shape in case.shapes]
-    layer = make(case)
-    model = keras.Model(inputs, layer(*inputs))
+    model = model_of(case)
+    layer = model.layers[-1]
     if not layer.trainable_weights:
         return  # nothing to learn
-    randomize(layer)
     before = [numpy(w.value) for w in layer.trainable_weights]
     arrays = inputs_of(case)
     target = np.random.default_rng(5).normal(size=answer(model, arrays).shape)
