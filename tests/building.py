@@ -59,11 +59,11 @@ def answer(layer, *inputs, **arguments):
     if not layer.built:
         layer.build(*(x.shape for x in inputs))
 
-    def call(trainable, fixed, inputs):
-        return layer.stateless_call(trainable, fixed, *inputs, **arguments)[0]
+    def call(values, inputs):
+        with keras.StatelessScope(state_mapping=zip(layer.variables, values, strict=True)):
+            return layer(*inputs, **arguments)
 
-    variables = layer.trainable_variables, layer.non_trainable_variables
-    return numpy(jax.jit(call)(*([v.value for v in group] for group in variables), inputs))
+    return numpy(jax.jit(call)([v.value for v in layer.variables], inputs))
 
 
 def signature_of(cls):

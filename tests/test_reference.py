@@ -160,11 +160,12 @@ def test_image_layer_equals_reference(name, size, settings):
     assert_close(flipped, expected.transpose(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_wavelength": 50.0}], ids=label)
 @pytest.mark.parametrize("channels", [4, 5])
-def test_sinusoidal_encoding_of_sequence(channels):
+def test_sinusoidal_encoding_of_sequence(channels, settings):
     x = sample(2, 7, channels)
-    layer = layers.SinusoidalPositionEncoding()
-    assert_close(answer(layer, x), REFERENCES["SinusoidalPositionEncoding"](x, {})[0])
+    layer = layers.SinusoidalPositionEncoding(**settings)
+    assert_close(answer(layer, x), REFERENCES["SinusoidalPositionEncoding"](x, {}, **settings)[0])
 
 
 @pytest.mark.parametrize("extrapolation", ["interpolate", "clip"])
