@@ -23,9 +23,9 @@ DEFECTS = [
     ("window mask left out", "ops/tiles.py", REFERENCE,
      "ops.logical_and(cut.window.any(-1)[None],", "ops.logical_and(True,"),
     ("heads merged without the transpose", "ops/attention.py", REFERENCE,
-     """"bnts,bsne->btne", kept, ops.cast(value, wide))
+     """"bnts,bsne->btne", kept, wide_value)
     outputs = ops.cast(outputs / ops.transpose(total, (0, 2, 1, 3)), value.dtype)""",
-     """"bnts,bsne->bnte", kept, ops.cast(value, wide)) / total
+     """"bnts,bsne->bnte", kept, wide_value) / total
     merged = ops.shape(ops.transpose(outputs, (0, 2, 1, 3)))
     outputs = ops.cast(ops.reshape(outputs, merged), value.dtype)"""),
     ("columns read with the rows' half", "ops/local_attention.py", REFERENCE,
@@ -37,11 +37,11 @@ DEFECTS = [
      'seen = inputs if self.order == "parallel" else outputs', "seen = inputs"),
     ("missing config entry", "layers/local_self_attention2d.py", LAYERS,
      '            "dilation_rate": self.dilation_rate,\n', ""),
-    ("dead argument", "layers/position_encoding.py", LAYERS,
+    ("dead argument", "layers/position_encoding.py", REFERENCE,
      "sinusoidal_encoding(length, channels, self.max_wavelength)",
      "sinusoidal_encoding(length, channels)"),
-    ("scores in half precision", "ops/attention.py", LAYERS,
-     'keras.backend.result_type(query.dtype, "float32")', '"float16"'),
+    ("softmax in half precision", "ops/attention.py", "tests/test_ops.py",
+     'keras.backend.result_type(query.dtype, "float32")', "query.dtype"),
     ("stride forgotten", "layers/local_self_attention2d.py", LAYERS,
      "average_pool_2d(outputs, self.strides, self.strides)", "outputs"),
     ("masked rows not zero", "ops/attention.py", "tests/test_multi_head_attention.py",

@@ -69,7 +69,8 @@ def attention(
         )
 
     wide = keras.backend.result_type(query.dtype, "float32")
-    logits = ops.cast(ops.einsum("btnd,bsnd->bnts", query * scale, key), wide)
+    query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
+    logits = ops.einsum("btnd,bsnd->bnts", query * scale, key)
     if mask is not None:
         mask = ops.cast(mask, "bool")
         logits = ops.where(mask, logits, masked_logit(wide))
@@ -80,7 +81,7 @@ def attention(
     total = ops.sum(weights, axis=-1, keepdims=True)
     total = ops.where(total > 0, total, 1.0)
     kept = keras.random.dropout(weights, dropout, seed=seed) if dropout > 0 else weights
-    outputs = ops.einsum("bnts,bsne->btne", kept, ops.cast(value, wide))
+    outputs = ops.einsum("bnts,bsne->btne", kept, wide_value)
     outputs = ops.cast(outputs / ops.transpose(total, (0, 2, 1, 3)), value.dtype)
     if return_scores:
         return outputs, ops.cast(weights / total, value.dtype)
