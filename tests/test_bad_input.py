@@ -98,11 +98,11 @@ def tensor(*shape):
 
 
 def test_bad_attention_shapes():
-    query = tensor(2, 5, 4, 8)
+    query = tensor(2, 4, 5, 8)
     for key, value in (
-        (tensor(2, 5, 4, 6), query),
-        (tensor(2, 5, 2, 8), query),
-        (query, tensor(2, 6, 4, 8)),
+        (tensor(2, 4, 5, 6), query),
+        (tensor(2, 2, 5, 8), query),
+        (query, tensor(2, 4, 6, 8)),
         (tensor(2, 5, 8), query),
     ):
         with pytest.raises(ValueError, match=r"must .*Received: "):

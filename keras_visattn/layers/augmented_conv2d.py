@@ -11,7 +11,7 @@ from keras_visattn.layers.position_encoding import (
 from keras_visattn.layers.relative_position_embedding2d import RelativePositionEmbedding2D
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
-from keras_visattn.ops.heads import flatten_pixels, split_heads
+from keras_visattn.ops.heads import flatten_pixels, heads_first, split_heads
 from keras_visattn.ops.interpolation import resize_linear
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import average_pool_2d, output_length, window_spans
@@ -208,9 +208,10 @@ class AugmentedConv2D(ImageAttention):
         if self.encoding is not None:
             x = self.encoding(x)
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
-        query, key, value = split_heads(self.projection(x), self.num_heads, [keys, keys, values])
+        parts = split_heads(self.projection(x), self.num_heads, [keys, keys, values])
+        query, key, value = (heads_first(part) for part in parts)
         if self.position_embedding is not None:
-            terms = self.position_embedding.row_and_column_logits(query)
+            terms = self.position_embedding.row_and_column_logits(parts[0])
             query, key = fold_logits(query, key, *terms)
         else:
             query, key = flatten_pixels(query), flatten_pixels(key)
@@ -222,6 +223,7 @@ class AugmentedConv2D(ImageAttention):
             return_scores=return_scores,
         )
         outputs, scores = outputs if return_scores else (outputs, None)
+        outputs = ops.swapaxes(outputs, 1, 2)
         outputs = ops.reshape(outputs, (*ops.shape(x)[:3], values))
         outputs = self.combination(outputs)
         if self.attention_pool > 1:

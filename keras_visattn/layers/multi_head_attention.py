@@ -10,7 +10,7 @@ from keras import ops
 from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
-from keras_visattn.ops.heads import from_sequence, scores_shape, to_sequence
+from keras_visattn.ops.heads import from_sequence, heads_first, scores_shape, to_sequence
 from keras_visattn.ops.masks import order_mask, pairs_mask, positions_mask
 from keras_visattn.ops.relative_position import fold_logits
 
@@ -180,7 +180,8 @@ class MultiHeadAttention(KernelLayer):
         query_heads, key_heads = self.query_dense(query), self.key_dense(key)
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
-            query_heads, key_heads = fold_logits(query_heads, key_heads, *terms)
+            maps = heads_first(query_heads), heads_first(key_heads)
+            query_heads, key_heads = fold_logits(*maps, *terms)
         else:
             query_heads, key_heads = to_sequence(query_heads, axes), to_sequence(key_heads, axes)
         outputs = attention(

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_visattn.ops import checks
+from keras_visattn import kernels
+from keras_visattn.ops import checks, chunks
 
 
 def masked_logit(dtype):
@@ -28,51 +29,106 @@ def attention(
     least. A query that may attend to no key gets zeros, and its scores are zeros.
 
     Args:
-        query: Tensor `(B, T, N, D)`.
-        key: Tensor `(B, S, N, D)`.
-        value: Tensor `(B, S, N, E)`.
+        query: Tensor `(B, N, T, D)`.
+        key: Tensor `(B, N, S, D)`.
+        value: Tensor `(B, N, S, E)`.
         mask: Boolean tensor that broadcasts to `(B, N, T, S)`, `True` where a query may attend.
         scale: Float, factor of the logits. Defaults to `D ** -0.5`.
         dropout: Float, share of the scores that is dropped before the values are averaged.
         seed: Integer or `keras.random.SeedGenerator` of the dropout.
         return_scores: Boolean, whether to return the scores (before dropout) too.
-        implementation: `"core"`, the formula in `keras.ops`; `"flash"`, the backend's flash
-            kernel through `keras.ops.dot_product_attention`, which refuses what it cannot do;
-            `None` takes the core.
+        implementation: `"core"`, the formula in `keras.ops`; `"fused"`, this package's kernel for
+            the backend; `"flash"`, the backend's flash kernel through
+            `keras.ops.dot_product_attention`. Both kernels refuse what they cannot do. `None`
+            takes the fused kernel where it serves, and the core where not.
 
     Returns:
-        Tensor `(B, T, N, E)`, and with `return_scores=True` the scores `(B, N, T, S)`.
+        Tensor `(B, N, T, E)`, and with `return_scores=True` the scores `(B, N, T, S)`.
 
     Raises:
-        ValueError: If the shapes do not fit, or the flash kernel is asked for dropout or scores.
+        ValueError: If the shapes do not fit, or a kernel is asked for dropout or scores.
+        NotImplementedError: If the fused kernel is asked for and the backend has none.
 
     Reference:
         Vaswani et al., 2017, "Attention Is All You Need", section 3.2
         (https://arxiv.org/abs/1706.03762).
 
     Example:
-        >>> x = keras.random.normal((2, 5, 4, 8))
+        >>> x = keras.random.normal((2, 4, 5, 8))
         >>> keras.ops.shape(keras_visattn.ops.attention(x, x, x))
-        (2, 5, 4, 8)
+        (2, 4, 5, 8)
     """
     _check(query, key, value, mask)
-    checks.choice("implementation", implementation, (None, "core", "flash"))
+    checks.choice("implementation", implementation, (None, "core", "fused", "flash"))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if implementation == "flash":
-        if return_scores or dropout > 0:
-            raise ValueError(
-                "The flash kernel must be asked for neither scores nor dropout. "
-                f"Received: return_scores={return_scores}, dropout={dropout}"
-            )
-        return ops.dot_product_attention(
-            query, key, value, mask=mask, scale=scale, flash_attention=True
+    wants_more = return_scores or dropout > 0
+    if implementation in ("fused", "flash") and wants_more:
+        raise ValueError(
+            f"The {implementation} kernel must be asked for neither scores nor dropout. "
+            f"Received: return_scores={return_scores}, dropout={dropout}"
         )
-
-    wide = keras.backend.result_type(query.dtype, "float32")
-    query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
-    logits = ops.einsum("btnd,bsnd->bnts", query * scale, key)
     if mask is not None:
         mask = ops.cast(mask, "bool")
+    if wants_more:
+        outputs, scores = _core(query, key, value, mask, scale, dropout, seed)
+        return (outputs, scores) if return_scores else outputs
+    if implementation == "flash":
+        query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
+        outputs = ops.dot_product_attention(
+            query, key, value, mask=mask, scale=scale, flash_attention=True
+        )
+        return ops.swapaxes(outputs, 1, 2)
+
+    def attend(query, key, value):
+        return average(query, key, value, mask, scale, implementation)
+
+    return kernels.compiled(attend)(query, key, value)
+
+
+def average(query, key, value, mask=None, scale=1.0, implementation=None):
+    """Averages the values as `attention` does, without scores, inside what is compiled already."""
+    if implementation != "core":
+        try:
+            return kernels.fused_attention(query, key, value, mask, scale)
+        except NotImplementedError:
+            if implementation == "fused":
+                raise
+    if mask is not None:
+        return _core(query, key, value, mask, scale)[0]
+    return _core_in_chunks(query, key, value, scale)
+
+
+def _core_in_chunks(query, key, value, scale):
+    """Images in chunks; where the scores of one are too many, one by one, its queries in chunks."""
+    _, heads, length, _ = query.shape
+    cost_of_query = chunks.cost_of(heads, key.shape[2])
+
+    def core(query, key, value):
+        return _core(query, key, value, None, scale)[0]
+
+    def core_by_queries(query, key, value):
+        def core_of_queries(queries, key, value):
+            return ops.moveaxis(core(ops.moveaxis(queries, 0, 2), key, value), 2, 0)
+
+        queries = ops.moveaxis(query, 2, 0)
+        outputs = chunks.in_chunks(core_of_queries, [queries], [key, value], cost_of_query)
+        return ops.moveaxis(outputs, 0, 2)
+
+    cost = chunks.cost_of(cost_of_query, length)
+    if cost is not None and cost <= kernels.scores_at_a_time():
+        return chunks.in_chunks(core, [query, key, value], [], cost)
+    return chunks.in_chunks(core_by_queries, [query, key, value], [], None)
+
+
+def _core(query, key, value, mask, scale, dropout=0.0, seed=None):
+    """The formula: the averages `(B, N, T, E)`, and the scores `(B, N, T, S)` before dropout.
+
+    The normalization comes last, which lets XLA fuse the whole without a tensor of scores.
+    """
+    wide = keras.backend.result_type(query.dtype, "float32")
+    query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
+    logits = ops.einsum("bntd,bnsd->bnts", query * scale, key)
+    if mask is not None:
         logits = ops.where(mask, logits, masked_logit(wide))
     largest = ops.max(logits, axis=-1, keepdims=True, initial=masked_logit(wide))
     weights = ops.exp(logits - ops.stop_gradient(largest))
@@ -81,11 +137,8 @@ def attention(
     total = ops.sum(weights, axis=-1, keepdims=True)
     total = ops.where(total > 0, total, 1.0)
     kept = keras.random.dropout(weights, dropout, seed=seed) if dropout > 0 else weights
-    outputs = ops.einsum("bnts,bsne->btne", kept, wide_value)
-    outputs = ops.cast(outputs / ops.transpose(total, (0, 2, 1, 3)), value.dtype)
-    if return_scores:
-        return outputs, ops.cast(weights / total, value.dtype)
-    return outputs
+    outputs = ops.einsum("bnts,bnse->bnte", kept, wide_value) / total
+    return ops.cast(outputs, value.dtype), ops.cast(weights / total, value.dtype)
 
 
 def _check(query, key, value, mask):
@@ -93,11 +146,11 @@ def _check(query, key, value, mask):
     for name, shape in shapes.items():
         if len(shape) != 4:
             raise ValueError(
-                f"`{name}` must have the axes (batch, length, heads, head size). "
+                f"`{name}` must have the axes (batch, heads, length, head size). "
                 f"Received: {name}={tuple(shape)}"
             )
-    checks.same_axes("query", query.shape, "key", key.shape, (0, 2, 3))
+    checks.same_axes("query", query.shape, "key", key.shape, (0, 1, 3))
     checks.same_axes("key", key.shape, "value", value.shape, (0, 1, 2))
     if mask is not None:
-        batch, length, heads, _ = query.shape
-        checks.broadcastable("mask", mask.shape, (batch, heads, length, key.shape[1]))
+        batch, heads, length, _ = query.shape
+        checks.broadcastable("mask", mask.shape, (batch, heads, length, key.shape[2]))

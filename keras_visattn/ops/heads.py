@@ -16,29 +16,36 @@ def split_heads(projected, num_heads, widths):
     return parts
 
 
+def heads_first(x):
+    """Turns a map `(B, H, W, N, D)` into `(B, N, H, W, D)`."""
+    return ops.moveaxis(x, -2, 1)
+
+
 def flatten_pixels(x):
-    """Turns a map `(B, H, W, N, D)` into a sequence `(B, H * W, N, D)`."""
-    batch, height, width, *rest = ops.shape(x)
-    return ops.reshape(x, (batch, height * width, *rest))
+    """Turns a map `(B, N, H, W, D)` into a sequence `(B, N, H * W, D)`."""
+    batch, heads, height, width, size = ops.shape(x)
+    return ops.reshape(x, (batch, heads, height * width, size))
 
 
 def to_sequence(x, axes):
-    """Turns `(B, ..., N, D)` into `(B', T, N, D)`: `axes` become T, the other axes B'."""
+    """Turns `(B, ..., N, D)` into `(B', N, T, D)`: `axes` become T, the other axes B'."""
     count = len(x.shape) - 2
     rest = [axis for axis in range(count) if axis not in axes]
-    x = ops.transpose(x, (*rest, *axes, count, count + 1))
-    shape = ops.shape(x)
-    sizes = (math.prod(shape[: len(rest)]), math.prod(shape[len(rest) : count]))
-    return ops.reshape(x, (*sizes, *shape[count:]))
+    sizes = ops.shape(x)
+    x = ops.transpose(x, (*rest, count, *axes, count + 1))
+    batch, length = (math.prod(sizes[axis] for axis in group) for group in (rest, axes))
+    return ops.reshape(x, (batch, sizes[count], length, sizes[count + 1]))
 
 
 def from_sequence(x, shape, axes):
-    """Turns `(B', T, N, D)` back into `(B, ..., N, D)`; `shape` is that of the axes `(B, ...)`."""
-    rest = [axis for axis in range(len(shape)) if axis not in axes]
-    order = [*rest, *axes]
-    x = ops.reshape(x, (*(shape[axis] for axis in order), *ops.shape(x)[2:]))
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return ops.transpose(x, (*back, len(order), len(order) + 1))
+    """Turns `(B', N, T, D)` back into `(B, ..., N, D)`; `shape` is that of the axes `(B, ...)`."""
+    count = len(shape)
+    rest = [axis for axis in range(count) if axis not in axes]
+    order = [*rest, count, *axes, count + 1]
+    _, heads, _, size = ops.shape(x)
+    sizes = (*shape, heads, size)
+    x = ops.reshape(x, [sizes[axis] for axis in order])
+    return ops.transpose(x, sorted(range(count + 2), key=order.__getitem__))
 
 
 def scores_shape(query_shape, key_shape, axes, num_heads):

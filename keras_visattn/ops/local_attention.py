@@ -7,9 +7,11 @@ the relative logits are: both fold into the head, and one plain attention serves
 
 from keras import ops
 
-from keras_visattn.ops import checks, tiles
-from keras_visattn.ops.attention import attention, masked_logit
-from keras_visattn.ops.relative_position import column_logits, fold_logits, row_logits
+from keras_visattn import kernels
+from keras_visattn.ops import checks, chunks, tiles
+from keras_visattn.ops.attention import attention, average, masked_logit
+from keras_visattn.ops.heads import flatten_pixels
+from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import output_length, window_spans
 
 
@@ -112,57 +114,110 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
 
 
 def _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation):
+    has_embeddings = [x is not None for x in embeddings]
+    tables = [ops.cast(x, query.dtype) for x in embeddings if x is not None]
+
+    def attend(query, key, value, *tables):
+        tables = iter(tables)
+        embeddings = [next(tables) if has else None for has in has_embeddings]
+        return _attention_in_bands(
+            query, key, value, embeddings, cuts, return_scores, implementation
+        )
+
+    if return_scores:
+        return attend(query, key, value, *tables)
+    return kernels.compiled(attend)(query, key, value, *tables)
+
+
+def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, implementation):
+    """Cuts the maps into bands of rows, and attends band by band where all are too many at once."""
     batch, height, width, heads, size = ops.shape(query)
-    counts = [tiles.count_tiles(height, cuts[0]), tiles.count_tiles(width, cuts[1])]
-    total = batch * counts[0] * counts[1]
     rows, columns = cuts
-    seen = [
-        tiles.visible(length, count, cut)
-        for length, count, cut in zip(ops.shape(key)[1:3], counts, cuts, strict=True)
+    count = tiles.count_tiles(height, rows)
+    hidden = _hide(tiles.visible(key.shape[1], count, rows), query.dtype)
+    bands = [
+        _merge(tiles.query_tiles(query, 1, count, rows)),
+        _merge(tiles.key_tiles(key, 1, count, rows)),
+        _merge(tiles.key_tiles(value, 1, count, rows)),
+        ops.tile(hidden, (batch, 1, 1)),
     ]
-    query = tiles.query_tiles(query, cuts, counts)
-    key = tiles.key_tiles(key, cuts, counts)
-    value = tiles.key_tiles(value, cuts, counts)
+    hidden_columns = _hide(
+        tiles.visible(key.shape[2], tiles.count_tiles(width, columns), columns), query.dtype
+    )
+    placed = [
+        ops.zeros((cut.queries, cut.keys, half), query.dtype) if x is None else _placed(x, cut)
+        for x, cut, half in zip(embeddings, cuts, (size // 2, size - size // 2), strict=True)
+    ]
 
-    row_terms = _hide(seen[0][None, :, None], (batch, *counts, rows.queries, rows.keys), query)
-    row_terms = ops.reshape(row_terms, (total, 1, rows.queries, 1, rows.keys))
-    column_terms = _hide(
-        seen[1][None, None], (batch, *counts, columns.queries, columns.keys), query
-    )
-    column_terms = ops.reshape(column_terms, (total, 1, 1, columns.queries, columns.keys))
-    if embeddings[0] is not None:
-        placed = _placed(embeddings[0], rows)
-        row_terms = row_terms + row_logits(query[..., : size // 2], placed)
-    if embeddings[1] is not None:
-        placed = _placed(embeddings[1], columns)
-        column_terms = column_terms + column_logits(query[..., size // 2 :], placed)
-    outputs = attention(
-        *fold_logits(query, key, row_terms, column_terms),
-        ops.reshape(value, (total, rows.keys * columns.keys, heads, value.shape[-1])),
-        scale=1.0,
-        return_scores=return_scores,
-        implementation=implementation,
-    )
-    outputs, scores = outputs if return_scores else (outputs, None)
-    in_tile = (total, rows.queries, columns.queries, heads)
-    outputs = ops.reshape(outputs, (*in_tile, value.shape[-1]))
-    outputs = tiles.from_tiles(outputs, counts, height, width)
-    if scores is None:
-        return outputs
-    scores = ops.reshape(
-        scores, (total, heads, rows.queries, columns.queries, rows.keys, columns.keys)
-    )
-    scores = ops.einsum("tnijac,iap->tnijpc", scores, ops.cast(rows.window, scores.dtype))
-    scores = ops.einsum("tnijpc,jcq->tijnpq", scores, ops.cast(columns.window, scores.dtype))
+    def attend(*tensors):
+        return _attention_in_band(*tensors, cuts, return_scores, implementation)
+
+    def join(x):
+        x = ops.reshape(x, (batch, count * rows.queries, *ops.shape(x)[2:]))
+        return x[:, :height]
+
+    if return_scores:
+        outputs, scores = attend(*bands, hidden_columns, *placed)
+        return join(outputs), join(scores)
+    tile_columns = None if width is None else tiles.count_tiles(width, columns) * columns.queries
+    cost = chunks.cost_of(heads, rows.queries, rows.keys, columns.keys, tile_columns)
+    return join(chunks.in_chunks(attend, bands, [hidden_columns, *placed], cost))
+
+
+def _attention_in_band(
+    query, key, value, hidden, hidden_columns, rows_placed, columns_placed, cuts, *how
+):
+    """Attends within bands `(G, rows, W, N, D)`; `hidden` is a term for each row of keys."""
+    bands, _, width, heads, size = ops.shape(query)
+    rows, columns = cuts
+    return_scores, implementation = how
+    count = tiles.count_tiles(width, columns)
+    query = _heads_first(tiles.query_tiles(query, 2, count, columns))
+    key = _heads_first(tiles.key_tiles(key, 2, count, columns))
+    value = _heads_first(tiles.key_tiles(value, 2, count, columns))
+    row_terms = ops.einsum("gtnijd,iad->gtnija", query[..., : size // 2], rows_placed)
+    row_terms = row_terms + hidden[:, None, None, :, None]
+    column_terms = ops.einsum("gtnijd,jad->gtnija", query[..., size // 2 :], columns_placed)
+    column_terms = column_terms + hidden_columns[None, :, None, None]
+    pixels = (bands, count, heads, rows.queries, columns.queries)
+
+    # A head of a tile is an image of its own: nothing is transposed for the products.
+    folded = [_merge(_merge(x))[:, None] for x in (query, key, row_terms, column_terms)]
+    folded = [*fold_logits(*folded), flatten_pixels(_merge(_merge(value))[:, None])]
+    if return_scores:
+        outputs, scores = attention(*folded, scale=1.0, return_scores=True)
+    else:
+        outputs = average(*folded, implementation=implementation)
+
+    def join(x):
+        x = ops.reshape(x, (*pixels, ops.shape(x)[-1]))
+        x = ops.transpose(x, (0, 3, 1, 4, 2, 5))
+        x = ops.reshape(x, (bands, rows.queries, count * columns.queries, heads, ops.shape(x)[-1]))
+        return x[:, :, :width]
+
+    if not return_scores:
+        return join(outputs)
+    scores = ops.reshape(scores, (-1, rows.queries, columns.queries, rows.keys, columns.keys))
+    scores = ops.einsum("tijac,iap->tijpc", scores, ops.cast(rows.window, scores.dtype))
+    scores = ops.einsum("tijpc,jcq->tijpq", scores, ops.cast(columns.window, scores.dtype))
     places = rows.window.shape[-1] * columns.window.shape[-1]
-    scores = ops.reshape(scores, (*in_tile, places))
-    return outputs, tiles.from_tiles(scores, counts, height, width)
+    return join(outputs), join(ops.reshape(scores, (*pixels, places)))
 
 
-def _hide(seen, shape, like):
-    """Zero for the keys that a query sees, the masked logit for the others, at a wider shape."""
-    terms = ops.where(seen, 0.0, masked_logit(like.dtype))
-    return ops.broadcast_to(ops.cast(terms, like.dtype), shape)
+def _merge(x):
+    """Joins the first two axes."""
+    first, second, *rest = ops.shape(x)
+    return ops.reshape(x, (first * second, *rest))
+
+
+def _heads_first(x):
+    """Turns tiles `(G, rows, count, columns, N, D)` into `(G, count, N, rows, columns, D)`."""
+    return ops.transpose(x, (0, 2, 4, 1, 3, 5))
+
+
+def _hide(seen, dtype):
+    """Zero for the keys that a query sees, the masked logit for the others."""
+    return ops.cast(ops.where(seen, 0.0, masked_logit(dtype)), dtype)
 
 
 def _placed(embeddings, cut):

@@ -24,7 +24,7 @@ def positions_mask(name, mask, x, axes, side):
     checks.broadcastable(name, mask.shape, x.shape[:-1])
     mask = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(x)[:-1])
     mask = to_sequence(mask[..., None, None], axes)
-    return ops.transpose(mask, (0, 2, 1, 3) if side == "query" else (0, 2, 3, 1))
+    return mask if side == "query" else ops.swapaxes(mask, 2, 3)
 
 
 def pairs_mask(mask, query, key, axes, num_heads):

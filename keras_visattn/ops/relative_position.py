@@ -8,6 +8,7 @@ product of queries and keys then holds the relative logits too. No tensor of (H 
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.interpolation import sample_linear
 
 
@@ -100,36 +101,31 @@ def fold_logits(query, key, rows, columns):
     """Folds the logits of rows and of columns into the head: the product then holds them.
 
     Args:
-        query: Tensor `(B, H, W, N, D)`.
-        key: Tensor `(B, A, C, N, D)`, a map of `A` rows and `C` columns.
+        query: Tensor `(B, N, H, W, D)`, the heads before the map.
+        key: Tensor `(B, N, A, C, D)`, a map of `A` rows and `C` columns.
         rows: Tensor that broadcasts to `(B, N, H, W, A)`, a term of the logit for each row of keys.
         columns: Tensor that broadcasts to `(B, N, H, W, C)`, a term for each column of keys.
 
     Returns:
-        Query `(B, H * W, N, D + A + C)` and key `(B, A * C, N, D + A + C)`.
+        Query `(B, N, H * W, D + A + C)` and key `(B, N, A * C, D + A + C)`.
     """
-    batch, height, width, heads, size = ops.shape(query)
-    key_height, key_width = ops.shape(key)[1:3]
-    pixels = (batch, heads, height, width)
+    pixels = ops.shape(query)[:-1]
+    *places, key_height, key_width, _ = ops.shape(key)
     rows = ops.broadcast_to(rows, (*pixels, key_height))
     columns = ops.broadcast_to(columns, (*pixels, key_width))
-    query = ops.concatenate([query, ops.moveaxis(rows, 1, 3), ops.moveaxis(columns, 1, 3)], axis=-1)
-    one_hot_rows = _identity(key_height, key.dtype)[None, :, None, None, :]
-    one_hot_columns = _identity(key_width, key.dtype)[None, None, :, None, :]
-    keys = (batch, key_height, key_width, heads)
+    query = ops.concatenate([query, rows, columns], axis=-1)
+    places = (*places, key_height, key_width)
+    one_hot_rows = _identity(key_height, key.dtype)[:, None]
+    one_hot_columns = _identity(key_width, key.dtype)[None, :]
     key = ops.concatenate(
         [
             key,
-            ops.broadcast_to(one_hot_rows, (*keys, key_height)),
-            ops.broadcast_to(one_hot_columns, (*keys, key_width)),
+            ops.broadcast_to(one_hot_rows, (*places, key_height)),
+            ops.broadcast_to(one_hot_columns, (*places, key_width)),
         ],
         axis=-1,
     )
-    size = size + key_height + key_width
-    return (
-        ops.reshape(query, (batch, height * width, heads, size)),
-        ops.reshape(key, (batch, key_height * key_width, heads, size)),
-    )
+    return flatten_pixels(query), flatten_pixels(key)
 
 
 def _identity(size, dtype):

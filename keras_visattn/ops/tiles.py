@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_visattn import kernels
+
 
 class Cut(NamedTuple):
     """How one axis of a map is cut.
@@ -21,13 +23,16 @@ class Cut(NamedTuple):
 def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
     """Cuts an axis for windows round each query; the numbers are None where unknown.
 
-    A short axis is one tile, whose keys are the axis itself: no key is copied or added.
+    A short axis is one tile, whose keys are the axis itself: no key is copied or added. A tile is
+    at least half a window long, so that no key is in many tiles.
     """
     centre = (kernel_size - 1) * dilation_rate // 2
     if num_queries is not None and num_queries <= 16:
         queries, keys, keys_before = num_queries, num_keys, 0
     else:
-        queries = 8 if num_queries is None else -(-num_queries // round(num_queries / 8))
+        queries = max(kernels.tile_length(), centre + 1)
+        if num_queries is not None:
+            queries = -(-num_queries // max(1, round(num_queries / queries)))
         keys = queries + 2 * centre
         keys_before = centre if padding == "same" else 0
     query = np.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
@@ -45,25 +50,14 @@ def count_tiles(length, cut):
     return -(-length // cut.queries)
 
 
-def query_tiles(x, cuts, counts):
-    """Cuts `(B, H, W, ...)` into `(B * tiles, rows, columns, ...)`, zeros beyond the map."""
-    return _tiles_2d(x, counts, [(cut.queries, 0, cut.queries) for cut in cuts])
+def query_tiles(x, axis, count, cut):
+    """Splits an axis into `(count, queries)`, zeros beyond the map."""
+    return _tiles(x, axis, count, cut.queries, 0, cut.queries)
 
 
-def key_tiles(x, cuts, counts):
-    """Cuts `(B, H, W, ...)` into `(B * tiles, rows, columns, ...)` that overlap."""
-    return _tiles_2d(x, counts, [(cut.queries, cut.keys_before, cut.keys) for cut in cuts])
-
-
-def from_tiles(x, counts, height, width):
-    """Puts tiles of queries `(B * tiles, rows, columns, ...)` together, cropped to the map."""
-    rows, columns = counts
-    _, tile_height, tile_width, *rest = ops.shape(x)
-    batch = ops.shape(x)[0] // (rows * columns)
-    x = ops.reshape(x, (batch, rows, columns, tile_height, tile_width, *rest))
-    x = ops.swapaxes(x, 2, 3)
-    x = ops.reshape(x, (batch, rows * tile_height, columns * tile_width, *rest))
-    return x[:, :height, :width]
+def key_tiles(x, axis, count, cut):
+    """Splits an axis into `(count, keys)`, which overlap, zeros beyond the map."""
+    return _tiles(x, axis, count, cut.queries, cut.keys_before, cut.keys)
 
 
 def visible(num_keys, count, cut):
@@ -71,19 +65,8 @@ def visible(num_keys, count, cut):
 
     These are the keys in its window and inside the map.
     """
-    inside = _tiles(
-        ops.ones((num_keys,), "int32"), 0, count, cut.queries, cut.keys_before, cut.keys
-    )
+    inside = key_tiles(ops.ones((num_keys,), "int32"), 0, count, cut)
     return ops.logical_and(cut.window.any(-1)[None], ops.cast(inside, "bool")[:, None, :])
-
-
-def _tiles_2d(x, counts, shapes):
-    _, _, _, *rest = ops.shape(x)
-    batch = ops.shape(x)[0]
-    x = _tiles(x, 1, counts[0], *shapes[0])
-    x = _tiles(x, 3, counts[1], *shapes[1])
-    x = ops.swapaxes(x, 2, 3)
-    return ops.reshape(x, (batch * counts[0] * counts[1], shapes[0][2], shapes[1][2], *rest))
 
 
 def _tiles(x, axis, count, step, before, size):
