@@ -25,7 +25,7 @@ def in_chunks(function, tensors, shared, cost):
     """
     count = tensors[0].shape[0]
     limit = kernels.scores_at_a_time()
-    if count == 0 or None not in (count, cost) and count * cost <= limit:
+    if count == 0 or (None not in (count, cost) and count * cost <= limit):
         return function(*tensors, *shared)
     size = 1 if cost is None else max(1, limit // cost)
     count = ops.shape(tensors[0])[0]

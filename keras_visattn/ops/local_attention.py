@@ -134,7 +134,7 @@ def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, impl
     batch, height, width, heads, size = ops.shape(query)
     rows, columns = cuts
     count = tiles.count_tiles(height, rows)
-    hidden = _hide(tiles.visible(key.shape[1], count, rows), query.dtype)
+    hidden = _hide(tiles.visible(ops.shape(key)[1], count, rows), query.dtype)
     bands = [
         _merge(tiles.query_tiles(query, 1, count, rows)),
         _merge(tiles.key_tiles(key, 1, count, rows)),
@@ -142,7 +142,7 @@ def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, impl
         ops.tile(hidden, (batch, 1, 1)),
     ]
     hidden_columns = _hide(
-        tiles.visible(key.shape[2], tiles.count_tiles(width, columns), columns), query.dtype
+        tiles.visible(ops.shape(key)[2], tiles.count_tiles(width, columns), columns), query.dtype
     )
     placed = [
         ops.zeros((cut.queries, cut.keys, half), query.dtype) if x is None else _placed(x, cut)
@@ -159,7 +159,9 @@ def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, impl
     if return_scores:
         outputs, scores = attend(*bands, hidden_columns, *placed)
         return join(outputs), join(scores)
-    tile_columns = None if width is None else tiles.count_tiles(width, columns) * columns.queries
+    tile_columns = (
+        None if query.shape[2] is None else tiles.count_tiles(width, columns) * columns.queries
+    )
     cost = chunks.cost_of(heads, rows.queries, rows.keys, columns.keys, tile_columns)
     return join(chunks.in_chunks(attend, bands, [hidden_columns, *placed], cost))
 
