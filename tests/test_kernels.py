@@ -1,0 +1,151 @@
+"""The fast paths: each answers as the formula does, and none makes the tensors it should avoid."""
+
+import keras
+import numpy as np
+import pytest
+import test_reference
+from building import inputs_of, make, numpy, randomize
+from cases import FIRST_CASES
+from test_gradients import assert_gradients
+from test_reference import AUGMENTED, LOCAL, STEM, sample
+
+from keras_visattn import kernels, layers, ops
+
+BACKEND = keras.backend.backend()
+CHUNKED = [
+    ("LocalSelfAttention2D", (19, 18), LOCAL),
+    ("LocalSelfAttention2D", (18, 5), {**LOCAL, "padding": "valid", "kernel_size": 5}),
+    ("LocalAttentionStem2D", (9, 7), {**STEM, "pool_size": 2}),
+    ("AugmentedConv2D", (5, 4), {**AUGMENTED, "use_bias": True}),
+]
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+@pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
+def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch):
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
+    test_reference.test_image_layer_equals_reference(name, size, settings)
+
+
+@pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
+def test_gradients_through_chunks(name, size, settings, monkeypatch):
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: 1000)
+    assert_gradients(name, settings, [sample(2, *size, 4)])
+
+
+@pytest.mark.parametrize("limit", [1, 100, 300])
+def test_attention_in_chunks_of_images_and_of_queries(limit, monkeypatch):
+    tensors = sample(3, 2, 7, 4), sample(3, 2, 9, 4, seed=2), sample(3, 2, 9, 5, seed=3)
+    expected = numpy(ops.attention(*tensors, implementation="core"))
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
+    found = numpy(ops.attention(*tensors, implementation="core"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 7), (7, 4)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_kernel_answers_as_the_core(sizes, masked):
+    query, key, value = (
+        keras.ops.convert_to_tensor(sample(2, 3, length, size, seed=length))
+        for length, size in ((5, sizes[0]), (6, sizes[0]), (6, sizes[1]))
+    )
+    mask = np.random.default_rng(0).random((2, 1, 5, 6)) < 0.5 if masked else None
+    if masked:
+        mask[0, 0, 1] = False
+    if BACKEND != "torch":
+        with pytest.raises(NotImplementedError):
+            ops.attention(query, key, value, mask, implementation="fused")
+        return
+    expected = ops.attention(query, key, value, mask, implementation="core")
+    found = ops.attention(query, key, value, mask, implementation="fused")
+    np.testing.assert_allclose(numpy(found), numpy(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
+def test_a_compiled_step_trains_as_an_eager_one(name, size, settings):
+    weights = []
+    for eager in (True, False):
+        layer = getattr(layers, name)(**settings)
+        model = keras.Sequential([keras.Input((*size, 4)), layer])
+        randomize(layer)
+        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=eager)
+        images = sample(2, *size, 4)
+        model.train_on_batch(images, np.zeros(model.compute_output_shape(images.shape)))
+        weights.append(layer.get_weights())
+    for found, expected in zip(*weights, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def loss_of(layer, shapes):
+    """A function of inputs and weights for JAX, and their shapes."""
+    import jax
+
+    layer.build(*shapes)
+
+    def loss(inputs, values):
+        with keras.StatelessScope(state_mapping=zip(layer.variables, values, strict=True)):
+            return (layer(*inputs) ** 2).sum()
+
+    inputs = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    values = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in layer.variables]
+    return loss, inputs, values
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="jax.export is JAX's")
+@pytest.mark.parametrize("case", FIRST_CASES, ids=str)
+def test_layer_compiles_for_accelerators(case):
+    import jax.export
+
+    loss, *arguments = loss_of(make(case), [x.shape for x in inputs_of(case)])
+    for function in (loss, jax.grad(loss)):
+        exported = jax.export.export(jax.jit(function), platforms=["cuda", "tpu"])(*arguments)
+        assert exported.platforms == ("cuda", "tpu")
+
+
+def extra_bytes(layer, shape):
+    """What a forward and backward pass makes on the way: at once in JAX, the largest in PyTorch."""
+    if BACKEND == "jax":
+        import jax
+
+        loss, *arguments = loss_of(layer, [shape])
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+        return program.memory_analysis().temp_size_in_bytes
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            outputs = function(*arguments, **(named or {}))
+            for x in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+                if isinstance(x, torch.Tensor):
+                    self.size = max(self.size, x.untyped_storage().nbytes())
+            return outputs
+
+    image = torch.zeros(shape, requires_grad=True)
+    with Largest() as largest:
+        (layer(image) ** 2).sum().backward()
+    return largest.size
+
+
+measured = pytest.mark.skipif(
+    BACKEND == "tensorflow", reason="TensorFlow gives no account of a program's memory"
+)
+
+
+@measured
+@pytest.mark.parametrize("kernel_size", [3, 7, 15])
+def test_local_attention_makes_no_copy_for_every_key_of_a_window(kernel_size):
+    shape = (2, 112, 112, 32)
+    copies = 4 * np.prod(shape) * kernel_size**2
+    used = extra_bytes(layers.LocalSelfAttention2D(32, kernel_size), shape)
+    assert used < max(0.5 * copies, 40 * 4 * np.prod(shape))
+
+
+@measured
+def test_global_attention_makes_no_square_of_the_pixels():
+    shape = (2, 64, 64, 16)
+    layer = layers.AugmentedConv2D(32, 3, total_key_dim=16, total_value_dim=16, num_heads=4)
+    square = 4 * shape[0] * layer.num_heads * 64**4
+    assert extra_bytes(layer, shape) < square / 4
