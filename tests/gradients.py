@@ -56,3 +56,32 @@ def _torch(layer, inputs, factors):
     groups = torch.autograd.grad(loss, [*tensors, *weights])
     arrays = [g.detach().cpu().numpy() for g in groups]
     return [arrays[: len(tensors)], arrays[len(tensors) :]]
+
+
+def gradient_twice(function, x):
+    """Differentiates `sum(g ** 2)`, where `g` is the gradient of `sum(function(x) ** 2)`."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        first = jax.grad(lambda x: (function(x) ** 2).sum())
+        return np.asarray(jax.jit(jax.grad(lambda x: (first(x) ** 2).sum()))(x))
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(x)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(function(x) ** 2)
+            total = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(total, x).numpy()
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    x = torch.tensor(x, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        (first,) = torch.autograd.grad((function(x) ** 2).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad((first**2).sum(), x)
+    return second.numpy()

@@ -22,14 +22,12 @@ DEFECTS = [
      "cut.window.any(-1)[None], ops.ones_like(inside, \"bool\")[:, None, :]"),
     ("window mask left out", "ops/tiles.py", REFERENCE,
      "ops.logical_and(cut.window.any(-1)[None],", "ops.logical_and(True,"),
-    ("heads merged without the transpose", "ops/attention.py", REFERENCE,
-     """"bnts,bsne->btne", kept, wide_value)
-    outputs = ops.cast(outputs / ops.transpose(total, (0, 2, 1, 3)), value.dtype)""",
-     """"bnts,bsne->bnte", kept, wide_value) / total
-    merged = ops.shape(ops.transpose(outputs, (0, 2, 1, 3)))
-    outputs = ops.cast(ops.reshape(outputs, merged), value.dtype)"""),
+    ("heads merged without the transpose", "layers/augmented_conv2d.py", REFERENCE,
+     "        outputs = ops.swapaxes(outputs, 1, 2)\n", ""),
     ("columns read with the rows' half", "ops/local_attention.py", REFERENCE,
-     "column_logits(query[..., size // 2 :]", "column_logits(query[..., : size // 2]"),
+     "query[..., size // 2 :], columns_placed", "query[..., : size // 2], columns_placed"),
+    ("last chunk not cut off", "ops/chunks.py", "tests/test_kernels.py",
+     "return outputs[:count]", "return outputs[-count:]"),
     ("sigmoid before the sum", "layers/channel_attention.py", REFERENCE,
      "sum(self.excite(self.squeeze(self._pool(inputs, name))) for",
      "sum(ops.sigmoid(self.excite(self.squeeze(self._pool(inputs, name)))) for"),

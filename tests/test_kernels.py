@@ -6,6 +6,7 @@ import pytest
 import test_reference
 from building import inputs_of, make, numpy, randomize
 from cases import FIRST_CASES
+from gradients import gradient_twice, gradients
 from test_gradients import assert_gradients
 from test_reference import AUGMENTED, LOCAL, STEM, sample
 
@@ -74,6 +75,28 @@ def test_a_compiled_step_trains_as_an_eager_one(name, size, settings):
         weights.append(layer.get_weights())
     for found, expected in zip(*weights, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1000, 10**9])
+def test_second_derivatives(limit, monkeypatch):
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
+    layer = layers.LocalSelfAttention2D(4, 3, num_heads=2)
+    image = sample(1, 18, 3, 2)
+    layer.build(image.shape)
+    randomize(layer)
+    if BACKEND == "tensorflow" and limit == 1000:
+        with pytest.raises(NotImplementedError, match="recompute_grad"):
+            gradient_twice(layer, image)
+        return
+    found = gradient_twice(layer, image)
+
+    def norm(image):
+        (gradient,), _ = gradients(layer, [image], 2 * numpy(layer(image)))
+        return (gradient.astype("float64") ** 2).sum()
+
+    direction, step = sample(1, 18, 3, 2, seed=2), 1e-2
+    expected = (norm(image + step * direction) - norm(image - step * direction)) / (2 * step)
+    np.testing.assert_allclose((found * direction).sum(), expected, rtol=2e-2)
 
 
 def loss_of(layer, shapes):
