@@ -304,13 +304,18 @@ def draw(rows, axis, path):
 
     rows = [row for row in rows if row["axis"] == axis and value_of(row) is not None]
     backends = list(dict.fromkeys(row["backend"] for row in rows))
+    measures = sorted({row["group"] == "memory" for row in rows})
     if not rows:
         return
     figure, grid = plt.subplots(
-        2, len(backends), figsize=(4.2 * len(backends), 7), sharey="row", squeeze=False
+        len(measures),
+        len(backends),
+        figsize=(4.2 * len(backends), 3.5 * len(measures) + 0.5),
+        sharey="row",
+        squeeze=False,
     )
     for column, backend in enumerate(backends):
-        for axes, memory in zip(grid[:, column], (False, True), strict=True):
+        for axes, memory in zip(grid[:, column], measures, strict=True):
             shown = [
                 row
                 for row in rows
@@ -319,7 +324,8 @@ def draw(rows, axis, path):
             draw_lines(axes, shown, axis)
             axes.set_title(backend)
             axes.set_ylabel("MiB a training step" if memory else "ms a training step")
-    figure.tight_layout()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.3 / len(measures) / 3.5, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -338,7 +344,6 @@ def draw_lines(axes, rows, axis):
         axes.set_xticks(places, places)
         axes.set_xticks([], minor=True)
         axes.set_xlabel(f"{axis.replace('_', ' ')}, batch {batch}, {size}")
-        axes.legend()
 
 
 def versions():
