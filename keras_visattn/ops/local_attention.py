@@ -114,25 +114,25 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
 
 
 def _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation):
-    has_embeddings = [x is not None for x in embeddings]
-    tables = [ops.cast(x, query.dtype) for x in embeddings if x is not None]
+    halves = query.shape[-1] // 2, query.shape[-1] - query.shape[-1] // 2
+    placed = [
+        _placed(ops.zeros((cut.window.shape[-1], half)) if table is None else table, cut, query)
+        for table, cut, half in zip(embeddings, cuts, halves, strict=True)
+    ]
 
-    def attend(query, key, value, *tables):
-        tables = iter(tables)
-        embeddings = [next(tables) if has else None for has in has_embeddings]
-        return _attention_in_bands(
-            query, key, value, embeddings, cuts, return_scores, implementation
-        )
+    def attend(*tensors):
+        return _attention_in_bands(*tensors, cuts, return_scores, implementation)
 
     if return_scores:
-        return attend(query, key, value, *tables)
-    return kernels.compiled(attend)(query, key, value, *tables)
+        return attend(query, key, value, *placed)
+    return kernels.compiled(attend)(query, key, value, *placed)
 
 
-def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, implementation):
+def _attention_in_bands(query, key, value, rows_placed, columns_placed, cuts, *how):
     """Cuts the maps into bands of rows, and attends band by band where all are too many at once."""
-    batch, height, width, heads, size = ops.shape(query)
+    batch, height, width, heads, _ = ops.shape(query)
     rows, columns = cuts
+    return_scores, _ = how
     count = tiles.count_tiles(height, rows)
     hidden = _hide(tiles.visible(ops.shape(key)[1], count, rows), query.dtype)
     bands = [
@@ -141,29 +141,23 @@ def _attention_in_bands(query, key, value, embeddings, cuts, return_scores, impl
         _merge(tiles.key_tiles(value, 1, count, rows)),
         ops.tile(hidden, (batch, 1, 1)),
     ]
-    hidden_columns = _hide(
-        tiles.visible(ops.shape(key)[2], tiles.count_tiles(width, columns), columns), query.dtype
-    )
-    placed = [
-        ops.zeros((cut.queries, cut.keys, half), query.dtype) if x is None else _placed(x, cut)
-        for x, cut, half in zip(embeddings, cuts, (size // 2, size - size // 2), strict=True)
-    ]
+    count_columns = tiles.count_tiles(width, columns)
+    hidden_columns = _hide(tiles.visible(ops.shape(key)[2], count_columns, columns), query.dtype)
+    shared = [hidden_columns, rows_placed, columns_placed]
 
     def attend(*tensors):
-        return _attention_in_band(*tensors, cuts, return_scores, implementation)
+        return _attention_in_band(*tensors, cuts, *how)
 
     def join(x):
         x = ops.reshape(x, (batch, count * rows.queries, *ops.shape(x)[2:]))
         return x[:, :height]
 
     if return_scores:
-        outputs, scores = attend(*bands, hidden_columns, *placed)
+        outputs, scores = attend(*bands, *shared)
         return join(outputs), join(scores)
-    tile_columns = (
-        None if query.shape[2] is None else tiles.count_tiles(width, columns) * columns.queries
-    )
-    cost = chunks.cost_of(heads, rows.queries, rows.keys, columns.keys, tile_columns)
-    return join(chunks.in_chunks(attend, bands, [hidden_columns, *placed], cost))
+    places = None if query.shape[2] is None else count_columns * columns.queries
+    cost = chunks.cost_of(heads, rows.queries, places, rows.keys, columns.keys)
+    return join(chunks.in_chunks(attend, bands, shared, cost))
 
 
 def _attention_in_band(
@@ -222,9 +216,10 @@ def _hide(seen, dtype):
     return ops.cast(ops.where(seen, 0.0, masked_logit(dtype)), dtype)
 
 
-def _placed(embeddings, cut):
+def _placed(table, cut, like):
     """Places an embedding a window's offset (K, D) where queries and keys of a tile meet."""
-    return ops.einsum("iap,pd->iad", ops.cast(cut.window, embeddings.dtype), embeddings)
+    window = ops.cast(cut.window, like.dtype)
+    return ops.einsum("iap,pd->iad", window, ops.cast(table, like.dtype))
 
 
 def _queries_with_whole_windows(query, kernel_size, dilation_rate):
