@@ -139,7 +139,10 @@ def warm_run(subject, case, mode, device):
 
     run = make_run(subject, case, mode, device)
     for _ in range(2):
-        run()
+        loss = run()
+        # A step that ran out of memory may end early and say nothing.
+        if mode == "train" and not 0 < float(loss) < math.inf:
+            raise RuntimeError(f"A training step must give a positive loss. Received: {loss}")
     return run
 
 
