@@ -5,7 +5,7 @@ from torch.nn import functional
 
 
 def fused_attention(query, key, value, mask, scale):
-    """Averages the values as `ops.attention.core_attention` does, with the heads before the pixels.
+    """Averages the values as `ops.attention` does.
 
     Args:
         query: Tensor `(B, N, T, D)`.
