@@ -113,6 +113,15 @@ def test_bad_attention_shapes():
         ops.attention(query, query, query, implementation="fast")
 
 
+@pytest.mark.parametrize("attend", [ops.local_attention_2d, ops.block_attention_2d])
+def test_bad_implementation_of_local_attention(attend):
+    maps = [tensor(2, 5, 4, 2, 8)] * 3
+    with pytest.raises(ValueError, match=r"`implementation` must .*Received: "):
+        attend(*maps, implementation="fast")
+    with pytest.raises(ValueError, match=r"must .*Received: return_scores=True"):
+        attend(*maps, return_scores=True, implementation="fused")
+
+
 def test_bad_multi_head_attention_shapes():
     layer = layers.MultiHeadAttention(2, 4)
     query = tensor(2, 5, 8)

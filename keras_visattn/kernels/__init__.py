@@ -2,9 +2,10 @@
 
 Each module has the same names. `fused_attention` computes what `ops.attention` computes, or raises
 `NotImplementedError` before it computes, and then the op's own formula serves. `compiled` hands a
-function of tensors to the backend's compiler where that pays. `scores_at_a_time` is how many
-scores a chunk of work may make, `tile_length` how many pixels a side of a tile has at least: the
-rules that `examples/benchmark.py` measured.
+function of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the
+gradient (`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk
+of work may make, `tile_length` how many pixels a side of a tile has at least: the rules that
+`examples/benchmark.py` measured.
 """
 
 import importlib
@@ -15,5 +16,6 @@ _kernels = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 fused_attention = _kernels.fused_attention
 compiled = _kernels.compiled
+recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time
 tile_length = _kernels.tile_length

@@ -12,6 +12,11 @@ def compiled(function):
     return function
 
 
+def recomputed(function):
+    """Gives a function whose intermediate results are computed again for the gradient."""
+    return jax.checkpoint(function)
+
+
 def scores_at_a_time():
     """On a CPU, what its cache holds; elsewhere, what fills the device."""
     return 2**20 if jax.default_backend() == "cpu" else 2**28

@@ -33,6 +33,11 @@ def compiled(function):
     return call
 
 
+def recomputed(function):
+    """Gives a function whose intermediate results are computed again for the gradient."""
+    return tf.recompute_grad(function)
+
+
 def scores_at_a_time():
     """On a CPU, what its cache holds; on a GPU, what fills it."""
     return 2**28 if tf.config.list_physical_devices("GPU") else 2**20

@@ -1,7 +1,10 @@
 """PyTorch's fused attention: no tensor of scores, forward or backward."""
 
+import functools
+
 import torch
-from torch.nn import functional
+from torch.nn import functional as nn
+from torch.utils.checkpoint import checkpoint
 
 
 def fused_attention(query, key, value, mask, scale):
@@ -27,19 +30,22 @@ def fused_attention(query, key, value, mask, scale):
     query, key, value = (_padded(x, max(size, value_size)) for x in (query, key, value))
     if mask is not None:
         mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
-    outputs = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale
-    )
+    outputs = nn.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return outputs[..., :value_size]
 
 
 def _padded(x, size):
-    return functional.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
+    return nn.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
 
 
 def compiled(function):
     """Gives the function as it is: PyTorch's compiler takes seconds a shape."""
     return function
+
+
+def recomputed(function):
+    """Gives a function whose intermediate results are computed again for the gradient."""
+    return functools.partial(checkpoint, function, use_reentrant=False)
 
 
 def scores_at_a_time():

@@ -78,11 +78,6 @@ def attention(
             query, key, value, mask=mask, scale=scale, flash_attention=True
         )
         return ops.swapaxes(outputs, 1, 2)
-    return average(query, key, value, mask, scale, implementation)
-
-
-def average(query, key, value, mask=None, scale=1.0, implementation=None):
-    """Averages the values as `attention` does, by the fused kernel or by the core in chunks."""
     if implementation != "core":
         try:
             return kernels.fused_attention(query, key, value, mask, scale)

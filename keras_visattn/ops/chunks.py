@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 from keras import ops
 
 from keras_visattn import kernels
@@ -33,7 +32,7 @@ def in_chunks(function, tensors, shared, cost):
     if size > 1:
         size = -(-count // chunks)  # of one size, if possible
     pieces = [_cut(x, chunks, size) for x in tensors]
-    outputs = ops.map(lambda piece: keras.remat(function)(*piece, *shared), pieces)
+    outputs = ops.map(lambda piece: kernels.recomputed(function)(*piece, *shared), pieces)
     outputs = ops.reshape(outputs, (-1, *ops.shape(outputs)[2:]))
     return outputs[:count]
 

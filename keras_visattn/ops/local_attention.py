@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks, tiles
-from keras_visattn.ops.attention import attention, average, masked_logit
+from keras_visattn.ops.attention import attention, masked_logit
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import output_length, window_spans
@@ -180,10 +180,9 @@ def _attention_in_band(
     # A head of a tile is an image of its own: nothing is transposed for the products.
     folded = [_merge(_merge(x))[:, None] for x in (query, key, row_terms, column_terms)]
     folded = [*fold_logits(*folded), flatten_pixels(_merge(_merge(value))[:, None])]
-    if return_scores:
-        outputs, scores = attention(*folded, scale=1.0, return_scores=True)
-    else:
-        outputs = average(*folded, implementation=implementation)
+    outputs = attention(
+        *folded, scale=1.0, return_scores=return_scores, implementation=implementation
+    )
 
     def join(x):
         x = ops.reshape(x, (*pixels, ops.shape(x)[-1]))
@@ -193,6 +192,7 @@ def _attention_in_band(
 
     if not return_scores:
         return join(outputs)
+    outputs, scores = outputs
     scores = ops.reshape(scores, (-1, rows.queries, columns.queries, rows.keys, columns.keys))
     scores = ops.einsum("tijac,iap->tijpc", scores, ops.cast(rows.window, scores.dtype))
     scores = ops.einsum("tijpc,jcq->tijpq", scores, ops.cast(columns.window, scores.dtype))
