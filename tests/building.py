@@ -59,11 +59,18 @@ def answer(layer, *inputs, **arguments):
     if not layer.built:
         layer.build(*(x.shape for x in inputs))
 
+    values = [variable.value for variable in layer.variables]
+    return numpy(jax.jit(stateless(layer, **arguments))(values, inputs))
+
+
+def stateless(layer, **arguments):
+    """A layer's call, input casting and all, as a function of its variables' values and inputs."""
+
     def call(values, inputs):
         with keras.StatelessScope(state_mapping=zip(layer.variables, values, strict=True)):
             return layer(*inputs, **arguments)
 
-    return numpy(jax.jit(call)([v.value for v in layer.variables], inputs))
+    return call
 
 
 def signature_of(cls):
