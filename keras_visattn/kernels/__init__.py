@@ -4,8 +4,8 @@ Each module has the same names. `fused_attention` computes what `ops.attention` 
 `NotImplementedError` before it computes, and then the op's own formula serves. `compiled` hands a
 function of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the
 gradient (`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk
-of work may make, `tile_length` how many pixels a side of a tile has at least: the rules that
-`examples/benchmark.py` measured.
+of work may make, `tile_length` how many pixels a side of a tile has at least; their effect is what
+`examples/benchmark.py` measures.
 """
 
 import importlib
