@@ -21,15 +21,23 @@ CHUNKED = [
 ]
 
 
+@pytest.fixture
+def no_windows(monkeypatch):
+    def refuse(*arguments):
+        raise NotImplementedError
+
+    monkeypatch.setattr(kernels, "window_attention", refuse)
+
+
 @pytest.mark.parametrize("limit", [1, 1000])
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch):
+def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch, no_windows):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
     test_reference.test_image_layer_equals_reference(name, size, settings)
 
 
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_gradients_through_chunks(name, size, settings, monkeypatch):
+def test_gradients_through_chunks(name, size, settings, monkeypatch, no_windows):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: 1000)
     assert_gradients(name, settings, [sample(2, *size, 4)])
 
@@ -75,6 +83,59 @@ def test_a_compiled_step_trains_as_an_eager_one(name, size, settings):
         weights.append(layer.get_weights())
     for found, expected in zip(*weights, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+WINDOWS = [  # map, heads, head size of keys and of values, window
+    ((37, 9), 2, 4, 4, {"kernel_size": 3}),
+    ((5, 70), 4, 6, 2, {"kernel_size": (1, 5)}),
+    ((20, 3), 1, 3, 5, {"kernel_size": (5, 1), "dilation_rate": (2, 3)}),
+    ((19, 18), 3, 2, 4, {"kernel_size": (3, 5), "dilation_rate": 2, "padding": "valid"}),
+    ((2, 1), 2, 8, 8, {"kernel_size": 7}),
+]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch has a kernel of windows")
+@pytest.mark.parametrize("embedded", [True, False])
+@pytest.mark.parametrize(("size", "heads", "head_size", "value_size", "window"), WINDOWS)
+def test_window_kernel_answers_as_tiles(size, heads, head_size, value_size, window, embedded):
+    shape = (2, *size, heads)
+    maps = [sample(*shape, width, seed=width) for width in (head_size, head_size, value_size)]
+    maps[0] *= 3
+    rows, columns = np.broadcast_to(window["kernel_size"], 2)
+    if embedded and head_size % 2 == 0:
+        maps += [sample(length, head_size // 2) for length in (rows, columns)]
+    answers = []
+    for implementation in ("windows", "core"):
+        tensors = [keras.ops.convert_to_tensor(x).requires_grad_() for x in maps]
+        outputs = ops.local_attention_2d(*tensors, **window, implementation=implementation)
+        (outputs * torch_weights(outputs)).sum().backward()
+        answers.append([outputs, *(x.grad for x in tensors)])
+    for found, expected in zip(*answers, strict=True):
+        np.testing.assert_allclose(numpy(found), numpy(expected), atol=2e-5, rtol=2e-5)
+
+
+def torch_weights(like):
+    return keras.ops.convert_to_tensor(sample(*like.shape, seed=9))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch has a kernel of windows")
+def test_window_kernel_keeps_what_is_not_a_number():
+    maps = [keras.ops.convert_to_tensor(sample(1, 9, 9, 2, 4)) for _ in range(3)]
+    maps[1][0, 4, 4, 0, 0] = float("nan")
+    outputs = ops.local_attention_2d(*maps, kernel_size=3, implementation="windows")
+    found = np.isnan(numpy(outputs)).all(-1)[0]
+    expected = np.zeros((9, 9, 2), bool)
+    expected[3:6, 3:6, 0] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_window_kernel_refuses_what_it_cannot_do():
+    maps = [keras.ops.convert_to_tensor(sample(1, 5, 5, 2, 4).astype("float64"))] * 3
+    with pytest.raises(NotImplementedError):
+        ops.local_attention_2d(*maps, kernel_size=3, implementation="windows")
+    maps = [keras.ops.cast(x, "float32") for x in maps]
+    with pytest.raises(NotImplementedError, match="no scores"):
+        ops.local_attention_2d(*maps, return_scores=True, implementation="windows")
 
 
 @pytest.mark.parametrize("limit", [1000, 10**9])

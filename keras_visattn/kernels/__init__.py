@@ -15,6 +15,7 @@ import keras
 _kernels = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 fused_attention = _kernels.fused_attention
+window_attention = _kernels.window_attention
 compiled = _kernels.compiled
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time

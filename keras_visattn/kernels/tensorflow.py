@@ -7,6 +7,10 @@ def fused_attention(query, key, value, mask, scale):
     raise NotImplementedError("TensorFlow has no fused attention.")
 
 
+def window_attention(query, key, value, row_table, column_table, window):
+    raise NotImplementedError("XLA has no kernel of windows.")
+
+
 def compiled(function):
     """Compiles a function of tensors by XLA, and its gradient, which computes it again.
 

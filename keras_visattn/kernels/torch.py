@@ -1,6 +1,7 @@
-"""PyTorch's fused attention: no tensor of scores, forward or backward."""
+"""PyTorch's fused attention, and loops for windows on the CPU: no tensor of scores."""
 
 import functools
+import importlib
 
 import torch
 from torch.nn import functional as nn
@@ -36,6 +37,60 @@ def fused_attention(query, key, value, mask, scale):
 
 def _padded(x, size):
     return nn.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
+
+
+def window_attention(query, key, value, row_table, column_table, window):
+    """Attends from each pixel to its window; arguments as of `windows.forward`.
+
+    Raises:
+        NotImplementedError: If the tensors are not plain ones on the CPU or are of float64, if
+            numba is not installed, or if PyTorch's own flash attention is switched off.
+    """
+    tensors = query, key, value, row_table, column_table
+    if (
+        any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors)
+        or any(x.device.type != "cpu" for x in tensors)
+        or query.dtype == torch.float64
+        or query.numel() == 0
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not torch.backends.cuda.flash_sdp_enabled()
+        or _windows() is None
+    ):
+        raise NotImplementedError
+    outputs, _ = _WindowAttention.apply(*(x.float() for x in tensors), window)
+    return outputs.to(value.dtype)
+
+
+@functools.cache
+def _windows():
+    """The module of loops, which takes a second to import, or `None` without numba."""
+    try:
+        return importlib.import_module("keras_visattn.kernels.windows")
+    except ImportError:
+        return None
+
+
+class _WindowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments):
+        *tensors, window = arguments
+        arrays = [x.detach().numpy() for x in tensors]
+        outputs = _windows().forward(*arrays, window, torch.get_num_threads())
+        return tuple(torch.from_numpy(x) for x in outputs)
+
+    @staticmethod
+    def setup_context(context, arguments, outputs):
+        *tensors, context.window = arguments
+        context.mark_non_differentiable(outputs[1])
+        context.save_for_backward(*tensors, outputs[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, upstream, _):
+        arrays = [x.detach().numpy() for x in (*context.saved_tensors, upstream)]
+        gradients = _windows().backward(*arrays, context.window, torch.get_num_threads())
+        return *(torch.from_numpy(x) for x in gradients), None
 
 
 def compiled(function):

@@ -8,12 +8,17 @@ from keras import ops
 def split_heads(projected, num_heads, widths):
     """Cuts the channels `(..., sum of widths)` into one tensor `(..., N, width / N)` each."""
     pixels = ops.shape(projected)[:-1]
-    parts, start = [], 0
-    for width in widths:
-        part = projected[..., start : start + width]
-        parts.append(ops.reshape(part, (*pixels, num_heads, width // num_heads)))
-        start += width
-    return parts
+    if len(set(widths)) == 1:  # PyTorch's gradient of a slice writes a whole map of zeros
+        parts = ops.split(projected, len(widths), axis=-1)
+    else:  # a split at places cannot be exported everywhere
+        parts, start = [], 0
+        for width in widths:
+            parts.append(projected[..., start : start + width])
+            start += width
+    return [
+        ops.reshape(x, (*pixels, num_heads, width // num_heads))
+        for x, width in zip(parts, widths, strict=True)
+    ]
 
 
 def heads_first(x):

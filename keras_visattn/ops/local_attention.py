@@ -44,7 +44,9 @@ def local_attention_2d(
         padding: `"same"` gives an output for each pixel, `"valid"` for those whose window lies
             inside the image.
         return_scores: Boolean, whether to return the scores too.
-        implementation: As in `ops.attention`.
+        implementation: `"windows"`, this package's kernel for the backend, which refuses what it
+            cannot do; a name of `ops.attention` cuts the map into tiles and attends with that.
+            `None` takes the kernel where it serves, and tiles where not.
 
     Returns:
         Tensor `(B, H', W', N, E)`, and with `return_scores=True` the scores
@@ -52,6 +54,7 @@ def local_attention_2d(
 
     Raises:
         ValueError: If the shapes do not fit, or a `"valid"` window is larger than the image.
+        NotImplementedError: If `"windows"` is asked for what the kernel cannot do.
 
     Reference:
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3
@@ -70,11 +73,19 @@ def local_attention_2d(
     _check_embeddings(embeddings, kernel_size, query.shape[-1])
     if padding == "valid":
         query = _queries_with_whole_windows(query, kernel_size, dilation_rate)
+    tables = _tables(embeddings, kernel_size, query)
+    if implementation in (None, "windows"):
+        window = kernel_size, dilation_rate, _keys_before(kernel_size, dilation_rate, padding)
+        try:
+            return _attention_in_windows(query, key, value, tables, window, return_scores)
+        except NotImplementedError:
+            if implementation is not None:
+                raise
     cuts = [
         tiles.cut_windows(query.shape[axis], key.shape[axis], size, rate, padding)
         for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
     ]
-    return _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation)
+    return _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation)
 
 
 def block_attention_2d(query, key, value, block_size=4, return_scores=False, implementation=None):
@@ -110,15 +121,29 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
     block_size = checks.pair("block_size", block_size)
     _check_maps(query, key, value)
     cuts = [tiles.cut_blocks(size) for size in block_size]
-    return _attention_in_tiles(query, key, value, cuts, (None, None), return_scores, implementation)
+    tables = _tables((None, None), block_size, query)
+    return _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation)
 
 
-def _attention_in_tiles(query, key, value, cuts, embeddings, return_scores, implementation):
-    halves = query.shape[-1] // 2, query.shape[-1] - query.shape[-1] // 2
-    placed = [
-        _placed(ops.zeros((cut.window.shape[-1], half)) if table is None else table, cut, query)
-        for table, cut, half in zip(embeddings, cuts, halves, strict=True)
+def _tables(embeddings, lengths, query):
+    """The embeddings of row and of column offsets, zeros where there are none."""
+    half = query.shape[-1] // 2
+    return [
+        ops.zeros((length, size), query.dtype) if table is None else ops.cast(table, query.dtype)
+        for table, length, size in zip(
+            embeddings, lengths, (half, query.shape[-1] - half), strict=True
+        )
     ]
+
+
+def _attention_in_windows(query, key, value, tables, window, return_scores):
+    if return_scores:
+        raise NotImplementedError("The kernel of windows gives no scores.")
+    return kernels.window_attention(query, key, value, *tables, window)
+
+
+def _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation):
+    placed = [_placed(table, cut) for table, cut in zip(tables, cuts, strict=True)]
 
     def attend(*tensors):
         return _attention_in_bands(*tensors, cuts, return_scores, implementation)
@@ -216,10 +241,9 @@ def _hide(seen, dtype):
     return ops.cast(ops.where(seen, 0.0, masked_logit(dtype)), dtype)
 
 
-def _placed(table, cut, like):
+def _placed(table, cut):
     """Places an embedding a window's offset (K, D) where queries and keys of a tile meet."""
-    window = ops.cast(cut.window, like.dtype)
-    return ops.einsum("iap,pd->iad", window, ops.cast(table, like.dtype))
+    return ops.einsum("iap,pd->iad", ops.cast(cut.window, table.dtype), table)
 
 
 def _queries_with_whole_windows(query, kernel_size, dilation_rate):
@@ -229,6 +253,12 @@ def _queries_with_whole_windows(query, kernel_size, dilation_rate):
     height, width = ops.shape(query)[1:3]
     top, left = spans[0] // 2, spans[1] // 2
     return query[:, top : height - top, left : width - left]
+
+
+def _keys_before(kernel_size, dilation_rate, padding):
+    """How many rows and columns before a query the first key of its window lies."""
+    spans = window_spans(kernel_size, dilation_rate)
+    return tuple(span // 2 if padding == "same" else 0 for span in spans)
 
 
 def _check_maps(query, key, value):

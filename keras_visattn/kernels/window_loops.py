@@ -1,0 +1,295 @@
+"""Window attention of a band of rows in plain loops, compiled by numba for the CPU.
+
+The band is laid out as lines: a row of pixels, all heads of a pixel side by side, for one channel.
+The loops run over neighbours in memory, and a key at a horizontal offset is the same line, shifted.
+The scores of a block of a row are all that exists at a time; the gradient computes them again.
+"""
+
+import numba
+import numpy as np
+
+HIDDEN = np.float32(-1e30)
+BLOCK = 256  # numbers of a line that are worked on at a time, at most
+
+# NaN and infinity keep their meaning: only the order of sums is free.
+_compiled = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+)
+
+
+@_compiled
+def forward_band(query, key, value, outputs, log_sums, tables, window, start, end):
+    (rows, columns), (row_step, column_step), (top, left) = window
+    width, heads = query.shape[1:3]
+    steps = row_step, column_step * heads
+    queries = _lay_out(query, start, end - start, 0, width)
+    span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
+    keys = _lay_out(key, start - top, span, left, length)
+    values = _lay_out(value, start - top, span, left, length)
+    averages = np.zeros((end - start, values.shape[1], width * heads), np.float32)
+    hidden = _hide_columns(width, heads, key.shape[1], columns, column_step, left)
+    for y in range(end - start):
+        seen = _visible_rows(start + y, key.shape[0], rows, row_step, top)
+        for begin in range(0, width * heads, BLOCK):
+            size = min(BLOCK, width * heads - begin)
+            scores = np.empty((rows, columns, size), np.float32)
+            _logits(scores, queries[y], begin, keys[y:], tables, hidden, seen, steps)
+            largest, total = np.full(size, HIDDEN), np.zeros(size, np.float32)
+            for a in range(*seen):
+                for b in range(columns):
+                    logits = scores[a, b]
+                    for i in range(size):
+                        largest[i] = largest[i] if largest[i] > logits[i] else logits[i]
+            _weights(scores[seen[0] : seen[1]], largest)
+            for a in range(*seen):
+                for b in range(columns):
+                    weights = scores[a, b]
+                    for i in range(size):
+                        total[i] += weights[i]
+            for channel in range(values.shape[1]):
+                average = averages[y, channel, begin : begin + size]
+                for a in range(*seen):
+                    line = values[y + a * steps[0], channel]
+                    for b in range(columns):
+                        offset = begin + b * steps[1]
+                        _add_product(average, scores[a, b], line[offset : offset + size])
+                for i in range(size):
+                    average[i] /= total[i]
+            for i in range(size):
+                log_sums[start + y, begin + i] = largest[i] + np.log(total[i])
+    _add_back(averages, outputs, start, 0)
+
+
+@_compiled
+def backward_band(
+    query,
+    key,
+    value,
+    log_sums,
+    upstream,
+    to_query,
+    to_key,
+    to_value,
+    tables,
+    to_tables,
+    window,
+    start,
+    end,
+):
+    (rows, columns), (row_step, column_step), (top, left) = window
+    width, heads = query.shape[1:3]
+    steps = row_step, column_step * heads
+    queries = _lay_out(query, start, end - start, 0, width)
+    upstreams = _lay_out(upstream, start, end - start, 0, width)
+    span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
+    keys = _lay_out(key, start - top, span, left, length)
+    values = _lay_out(value, start - top, span, left, length)
+    to_queries = np.zeros_like(queries)
+    to_keys = np.zeros_like(keys)
+    to_values = np.zeros_like(values)
+    hidden = _hide_columns(width, heads, key.shape[1], columns, column_step, left)
+    for y in range(end - start):
+        seen = _visible_rows(start + y, key.shape[0], rows, row_step, top)
+        for begin in range(0, width * heads, BLOCK):
+            size = min(BLOCK, width * heads - begin)
+            scores = np.empty((rows, columns, size), np.float32)
+            _logits(scores, queries[y], begin, keys[y:], tables, hidden, seen, steps)
+            _weights(scores[seen[0] : seen[1]], log_sums[start + y, begin : begin + size])
+            slopes = np.zeros((rows, columns, size), np.float32)
+            average = np.zeros(size, np.float32)
+            for a in range(*seen):
+                for b in range(columns):
+                    line = values[y + a * steps[0]]
+                    _add_products(slopes[a, b], upstreams[y], begin, line, begin + b * steps[1])
+                    _add_product(average, scores[a, b], slopes[a, b])
+            to_row_terms = np.zeros((rows, size), np.float32)
+            to_column_terms = np.zeros((columns, size), np.float32)
+            for a in range(*seen):
+                to_row = to_row_terms[a]
+                for b in range(columns):
+                    to_column, slope, weights = to_column_terms[b], slopes[a, b], scores[a, b]
+                    for i in range(size):
+                        slope[i] = weights[i] * (slope[i] - average[i])
+                        to_row[i] += slope[i]
+                        to_column[i] += slope[i]
+            split = tables[0].shape[1]
+            lines, to_lines = queries[y], to_queries[y]
+            _differentiate_terms(lines, begin, tables[0], to_row_terms, to_lines, to_tables[0])
+            lines, to_lines = lines[split:], to_lines[split:]
+            _differentiate_terms(lines, begin, tables[1], to_column_terms, to_lines, to_tables[1])
+            for a in range(*seen):
+                there = y + a * steps[0]
+                for b in range(columns):
+                    near = slice(begin, begin + size)
+                    far = slice(begin + b * steps[1], begin + b * steps[1] + size)
+                    for channel in range(queries.shape[1]):
+                        to_line = to_queries[y, channel, near]
+                        _add_product(to_line, slopes[a, b], keys[there, channel, far])
+                        to_line = to_keys[there, channel, far]
+                        _add_product(to_line, slopes[a, b], queries[y, channel, near])
+                    for channel in range(values.shape[1]):
+                        to_line = to_values[there, channel, far]
+                        _add_product(to_line, scores[a, b], upstreams[y, channel, near])
+    _add_back(to_queries, to_query, start, 0)
+    _add_back(to_keys, to_key, start - top, left)
+    _add_back(to_values, to_value, start - top, left)
+
+
+@_compiled
+def _logits(logits, queries, begin, keys, tables, hidden, seen, steps):
+    """Fills the logits `(rows, columns, size)` of a block of a row of queries, the seen rows."""
+    rows, columns, size = logits.shape
+    row_terms = np.empty((rows, size), np.float32)
+    column_terms = np.empty((columns, size), np.float32)
+    _terms(queries, begin, tables[0], row_terms)
+    _terms(queries[tables[0].shape[1] :], begin, tables[1], column_terms)
+    for a in range(*seen):
+        for b in range(columns):
+            line, row_term, column_term = logits[a, b], row_terms[a], column_terms[b]
+            hide = hidden[b, begin : begin + size]
+            for i in range(size):
+                line[i] = row_term[i] + column_term[i] + hide[i]
+            _add_products(line, queries, begin, keys[a * steps[0]], begin + b * steps[1])
+
+
+@_compiled
+def _weights(logits, reference):
+    """Replaces logits `(rows, columns, size)` by the exponentials of their distance to a line."""
+    rows, columns, size = logits.shape
+    for a in range(rows):
+        for b in range(columns):
+            line = logits[a, b]
+            for i in range(size):
+                line[i] -= reference[i]
+    _exponentials(logits.reshape(-1), np.empty(logits.size, np.int32))
+
+
+@_compiled
+def _lay_out(image, start, count, left, width):
+    """Lays out rows of `(H, W, N, D)` as lines `(count, D, width * N)`, zeros beyond the image.
+
+    The channels are filled up to a multiple of four.
+    """
+    height, image_width, heads, size = image.shape
+    lines = np.zeros((count, -(-size // 4) * 4, width * heads), np.float32)
+    for row in range(max(0, -start), min(count, height - start)):
+        for x in range(min(image_width, width - left)):
+            for head in range(heads):
+                for channel in range(size):
+                    number = image[start + row, x, head, channel]
+                    lines[row, channel, (left + x) * heads + head] = number
+    return lines
+
+
+@_compiled
+def _add_back(lines, image, start, left):
+    """Adds lines, as `_lay_out` makes them, to the image that they were laid out from."""
+    height, width, heads, size = image.shape
+    for row in range(max(0, -start), min(lines.shape[0], height - start)):
+        for x in range(min(width, lines.shape[2] // heads - left)):
+            for head in range(heads):
+                for channel in range(size):
+                    number = lines[row, channel, (left + x) * heads + head]
+                    image[start + row, x, head, channel] += number
+
+
+@_compiled
+def _hide_columns(width, heads, key_width, columns, step, left):
+    """Zero where a key is a pixel, `HIDDEN` where there is none: `(columns, width * N)`."""
+    hidden = np.zeros((columns, width * heads), np.float32)
+    for b in range(columns):
+        for x in range(width):
+            if not 0 <= x + b * step - left < key_width:
+                hidden[b, x * heads : (x + 1) * heads] = HIDDEN
+    return hidden
+
+
+@_compiled
+def _visible_rows(y, key_height, rows, step, top):
+    """The first row of a window that is in the image, and the end of those that are."""
+    first, end = 0, rows
+    while first < rows and y + first * step - top < 0:
+        first += 1
+    while end > first and y + (end - 1) * step - top >= key_height:
+        end -= 1
+    return first, end
+
+
+@_compiled
+def _add_products(sums, near, begin, far, offset):
+    """Adds the products of two groups of lines, one from `begin`, the other from `offset` on."""
+    size = sums.size
+    for c in range(0, near.shape[0], 4):  # four at a time: the sums are loaded and stored less
+        near_0, near_1 = near[c, begin : begin + size], near[c + 1, begin : begin + size]
+        near_2, near_3 = near[c + 2, begin : begin + size], near[c + 3, begin : begin + size]
+        far_0, far_1 = far[c, offset : offset + size], far[c + 1, offset : offset + size]
+        far_2, far_3 = far[c + 2, offset : offset + size], far[c + 3, offset : offset + size]
+        for i in range(size):
+            sums[i] += (
+                near_0[i] * far_0[i]
+                + near_1[i] * far_1[i]
+                + near_2[i] * far_2[i]
+                + near_3[i] * far_3[i]
+            )
+
+
+@numba.njit(inline="always")
+def _add_product(sums, factors, line):
+    """Adds the product of two lines."""
+    for i in range(sums.size):
+        sums[i] += factors[i] * line[i]
+
+
+@_compiled
+def _terms(lines, begin, table, products):
+    """Products of a table's entries with the channels, a line for each entry."""
+    for entry in range(table.shape[0]):
+        product = products[entry]
+        product[:] = 0
+        for channel in range(table.shape[1]):
+            factor = table[entry, channel]
+            line = lines[channel, begin : begin + product.size]
+            for i in range(product.size):
+                product[i] += factor * line[i]
+
+
+@_compiled
+def _differentiate_terms(lines, begin, table, upstream, to_lines, to_table):
+    """Adds the gradients of `_terms`."""
+    for entry in range(table.shape[0]):
+        up = upstream[entry]
+        for channel in range(table.shape[1]):
+            factor = table[entry, channel]
+            line = lines[channel, begin : begin + up.size]
+            to_line = to_lines[channel, begin : begin + up.size]
+            total = np.float32(0)
+            for i in range(up.size):
+                to_line[i] += factor * up[i]
+                total += up[i] * line[i]
+            to_table[entry, channel] += total
+
+
+@_compiled
+def _exponentials(numbers, powers):
+    """Replaces numbers by their exponentials, to the rounding of float32, in vector instructions.
+
+    The exponential is 2 to a whole power, whose bits are written down, times a polynomial of what
+    is left, between -ln(2) / 2 and ln(2) / 2 (its Taylor series, the last terms fitted). Numbers
+    below -87 give the exponential of -87, none is to be above 0. `powers` is room for the bits,
+    int32.
+    """
+    scale = powers.view(np.float32)
+    for i in range(numbers.size):
+        x = np.float32(-87) if numbers[i] < np.float32(-87) else numbers[i]
+        whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+        # ln(2) in two parts, so that nothing is rounded off
+        x = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
+        p = np.float32(1.3981999507e-3) + x * np.float32(1.9875691500e-4)
+        p = np.float32(8.3334519073e-3) + x * p
+        p = np.float32(4.1665795894e-2) + x * p
+        p = np.float32(1.6666665459e-1) + x * p
+        p = np.float32(5.0000001201e-1) + x * p
+        numbers[i] = np.float32(1) + x + x * x * p
+    for i in range(numbers.size):
+        numbers[i] *= scale[i]
