@@ -66,6 +66,7 @@ STANDARD = {
     "importlib",
     "inspect",
     "math",
+    "os",
     "numbers",
     "string",
     "dataclasses",

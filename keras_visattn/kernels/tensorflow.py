@@ -7,7 +7,7 @@ def fused_attention(query, key, value, mask, scale):
     raise NotImplementedError("TensorFlow has no fused attention.")
 
 
-def window_attention(query, key, value, row_table, column_table, window):
+def window_attention(query, key, value, row_table, column_table, window, otherwise):
     raise NotImplementedError("XLA has no kernel of windows.")
 
 

@@ -1,11 +1,12 @@
 """PyTorch's fused attention, and loops for windows on the CPU: no tensor of scores."""
 
 import functools
-import importlib
 
 import torch
 from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
+
+from keras_visattn.kernels import windows
 
 
 def fused_attention(query, key, value, mask, scale):
@@ -39,7 +40,7 @@ def _padded(x, size):
     return nn.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
 
 
-def window_attention(query, key, value, row_table, column_table, window):
+def window_attention(query, key, value, row_table, column_table, window, otherwise):
     """Attends from each pixel to its window; arguments as of `windows.forward`.
 
     Raises:
@@ -55,29 +56,23 @@ def window_attention(query, key, value, row_table, column_table, window):
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not torch.backends.cuda.flash_sdp_enabled()
-        or _windows() is None
+        or windows.loops() is None
     ):
         raise NotImplementedError
     outputs, _ = _WindowAttention.apply(*(x.float() for x in tensors), window)
     return outputs.to(value.dtype)
 
 
-@functools.cache
-def _windows():
-    """The module of loops, which takes a second to import, or `None` without numba."""
-    try:
-        return importlib.import_module("keras_visattn.kernels.windows")
-    except ImportError:
-        return None
-
-
 class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(*arguments):
         *tensors, window = arguments
-        arrays = [x.detach().numpy() for x in tensors]
-        outputs = _windows().forward(*arrays, window, torch.get_num_threads())
-        return tuple(torch.from_numpy(x) for x in outputs)
+        query, _, value = tensors[:3]
+        batch, height, width, heads, _ = query.shape
+        outputs = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        log_sums = query.new_empty((batch, height, width * heads))
+        windows.forward(*_arrays(*tensors, outputs, log_sums), window=window)
+        return outputs, log_sums
 
     @staticmethod
     def setup_context(context, arguments, outputs):
@@ -88,9 +83,14 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, upstream, _):
-        arrays = [x.detach().numpy() for x in (*context.saved_tensors, upstream)]
-        gradients = _windows().backward(*arrays, context.window, torch.get_num_threads())
-        return *(torch.from_numpy(x) for x in gradients), None
+        gradients = [torch.empty(x.shape) for x in context.saved_tensors[:5]]
+        arrays = _arrays(*context.saved_tensors, upstream, *gradients)
+        windows.backward(*arrays, window=context.window)
+        return *gradients, None
+
+
+def _arrays(*tensors):
+    return [x.detach().numpy() for x in tensors]
 
 
 def compiled(function):

@@ -1,15 +1,25 @@
 """Window attention on the CPU, NumPy arrays in and out: bands of rows, side by side."""
 
+import functools
+import importlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_visattn.kernels.window_loops import backward_band, forward_band
-
 BAND = 16  # rows, at least
 
 
-def forward(query, key, value, row_table, column_table, window, threads):
+@functools.cache
+def loops():
+    """The module of loops, which takes a second to import, or `None` without numba."""
+    try:
+        return importlib.import_module("keras_visattn.kernels.window_loops")
+    except ImportError:
+        return None
+
+
+def forward(query, key, value, row_table, column_table, outputs, log_sums, window):
     """Attends from each pixel to its window.
 
     Args:
@@ -18,43 +28,39 @@ def forward(query, key, value, row_table, column_table, window, threads):
         value: float32 array `(B, H', W', N, E)`.
         row_table: float32 array `(rows, R)`, for the first R channels of the query.
         column_table: float32 array `(columns, D - R)`, for the others.
+        outputs: float32 array `(B, H, W, N, E)` to write the averages to.
+        log_sums: float32 array `(B, H, W * N)` to write to what `backward` needs of the scores.
         window: Three pairs, for height and width: how many keys a window has, their distance, and
             how far the first lies before the query.
-        threads: Integer, how many bands are worked on at once.
-
-    Returns:
-        Array `(B, H, W, N, E)`, and what `backward` needs of the scores.
     """
-    outputs = np.zeros((*query.shape[:-1], value.shape[-1]), np.float32)
-    log_sums = np.empty((*query.shape[:2], query.shape[2] * query.shape[3]), np.float32)
+    outputs.fill(0)
     maps = query, key, value, outputs, log_sums
     tables = row_table, column_table
 
     def attend(image, start, end):
-        forward_band(*(x[image] for x in maps), tables, window, start, end)
+        loops().forward_band(*(x[image] for x in maps), tables, window, start, end)
 
     for wave in _waves(query, window):
-        _run(attend, wave, threads)
-    return outputs, log_sums
+        _run(attend, wave)
 
 
-def backward(query, key, value, row_table, column_table, log_sums, upstream, window, threads):
-    """Gives the gradients of the first five arguments of `forward`."""
-    gradients = [np.zeros(x.shape, np.float32) for x in (query, key, value)]
+def backward(query, key, value, row_table, column_table, log_sums, upstream, *gradients, window):
+    """Writes the gradients of the first five arguments of `forward` to five arrays."""
+    *to_maps, to_row_table, to_column_table = gradients
+    for gradient in gradients:
+        gradient.fill(0)
+    maps = query, key, value, log_sums, upstream, *to_maps
     tables = row_table, column_table
-    to_tables = [np.zeros_like(table) for table in tables]
-    maps = query, key, value, log_sums, upstream, *gradients
 
     def differentiate(image, start, end):
         parts = tuple(np.zeros_like(table) for table in tables)
-        backward_band(*(x[image] for x in maps), tables, parts, window, start, end)
+        loops().backward_band(*(x[image] for x in maps), tables, parts, window, start, end)
         return parts
 
     for wave in _waves(query, window):
-        for parts in _run(differentiate, wave, threads):
-            for total, part in zip(to_tables, parts, strict=True):
-                total += part
-    return *gradients, *to_tables
+        for to_rows, to_columns in _run(differentiate, wave):
+            to_row_table += to_rows
+            to_column_table += to_columns
 
 
 def _waves(query, window):
@@ -72,8 +78,16 @@ def _waves(query, window):
     ]
 
 
-def _run(function, jobs, threads):
-    if threads == 1 or len(jobs) <= 1:
+def _run(function, jobs):
+    if len(jobs) <= 1:
         return [function(*job) for job in jobs]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(len(jobs), _processors())) as pool:
         return list(pool.map(lambda job: function(*job), jobs))
+
+
+def _processors():
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

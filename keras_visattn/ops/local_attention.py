@@ -73,19 +73,26 @@ def local_attention_2d(
     _check_embeddings(embeddings, kernel_size, query.shape[-1])
     if padding == "valid":
         query = _queries_with_whole_windows(query, kernel_size, dilation_rate)
-    tables = _tables(embeddings, kernel_size, query)
-    if implementation in (None, "windows"):
-        window = kernel_size, dilation_rate, _keys_before(kernel_size, dilation_rate, padding)
-        try:
-            return _attention_in_windows(query, key, value, tables, window, return_scores)
-        except NotImplementedError:
-            if implementation is not None:
-                raise
+    tensors = query, key, value, *_tables(embeddings, kernel_size, query)
     cuts = [
         tiles.cut_windows(query.shape[axis], key.shape[axis], size, rate, padding)
         for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
     ]
-    return _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation)
+
+    def attend_in_tiles(query, key, value, *tables):
+        how = None if implementation == "windows" else implementation
+        return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+    if implementation in (None, "windows"):
+        window = kernel_size, dilation_rate, _keys_before(kernel_size, dilation_rate, padding)
+        try:
+            if return_scores:
+                raise NotImplementedError("The kernel of windows gives no scores.")
+            return kernels.window_attention(*tensors, window, attend_in_tiles)
+        except NotImplementedError:
+            if implementation is not None:
+                raise
+    return attend_in_tiles(*tensors)
 
 
 def block_attention_2d(query, key, value, block_size=4, return_scores=False, implementation=None):
@@ -122,7 +129,7 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
     _check_maps(query, key, value)
     cuts = [tiles.cut_blocks(size) for size in block_size]
     tables = _tables((None, None), block_size, query)
-    return _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation)
+    return _attention_in_tiles(query, key, value, tables, cuts, return_scores, implementation)
 
 
 def _tables(embeddings, lengths, query):
@@ -136,13 +143,7 @@ def _tables(embeddings, lengths, query):
     ]
 
 
-def _attention_in_windows(query, key, value, tables, window, return_scores):
-    if return_scores:
-        raise NotImplementedError("The kernel of windows gives no scores.")
-    return kernels.window_attention(query, key, value, *tables, window)
-
-
-def _attention_in_tiles(query, key, value, cuts, tables, return_scores, implementation):
+def _attention_in_tiles(query, key, value, tables, cuts, return_scores, implementation):
     placed = [_placed(table, cut) for table, cut in zip(tables, cuts, strict=True)]
 
     def attend(*tensors):
