@@ -16,7 +16,7 @@ def fused_attention(query, key, value, mask, scale):
         query: Tensor `(B, N, T, D)`.
         key: Tensor `(B, N, S, D)`.
         value: Tensor `(B, N, S, E)`.
-        mask: Boolean tensor that broadcasts to `(B, N, T, S)`, or `None`.
+        mask: Boolean tensor of four axes that broadcasts to `(B, N, T, S)`, or `None`.
         scale: Float.
 
     Returns:
@@ -30,8 +30,6 @@ def fused_attention(query, key, value, mask, scale):
     size, value_size = query.shape[-1], value.shape[-1]
     # The fused kernels want heads of one size; zeros change no product and no average.
     query, key, value = (_padded(x, max(size, value_size)) for x in (query, key, value))
-    if mask is not None:
-        mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
     outputs = nn.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return outputs[..., :value_size]
 

@@ -58,6 +58,9 @@ def attention(
         >>> keras.ops.shape(keras_visattn.ops.attention(x, x, x))
         (2, 4, 5, 8)
     """
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        mask = ops.reshape(mask, (1,) * (4 - len(mask.shape)) + tuple(ops.shape(mask)))
     _check(query, key, value, mask)
     checks.choice("implementation", implementation, (None, "core", "fused", "flash"))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -67,8 +70,6 @@ def attention(
             f"The {implementation} kernel must be asked for neither scores nor dropout. "
             f"Received: return_scores={return_scores}, dropout={dropout}"
         )
-    if mask is not None:
-        mask = ops.cast(mask, "bool")
     if wants_more:
         outputs, scores = _core(query, key, value, mask, scale, dropout, seed)
         return (outputs, scores) if return_scores else outputs
@@ -84,31 +85,35 @@ def attention(
         except NotImplementedError:
             if implementation == "fused":
                 raise
-    if mask is not None:
-        return _core(query, key, value, mask, scale)[0]
-    return _core_in_chunks(query, key, value, scale)
+    return _core_in_chunks(query, key, value, mask, scale)
 
 
-def _core_in_chunks(query, key, value, scale):
+def _core_in_chunks(query, key, value, mask, scale):
     """Images in chunks; where the scores of one are too many, one by one, its queries in chunks."""
     _, heads, length, _ = query.shape
     cost_of_query = chunks.cost_of(heads, key.shape[2])
+    tensors = [query, key, value]
+    if mask is not None:
+        batch, queries = ops.shape(query)[0], ops.shape(query)[2]
+        shape = batch, ops.shape(mask)[1], queries, ops.shape(mask)[3]
+        tensors.append(ops.broadcast_to(mask, shape))
 
-    def core(query, key, value):
-        return _core(query, key, value, None, scale)[0]
+    def core(query, key, value, mask=None):
+        return _core(query, key, value, mask, scale)[0]
 
-    def core_by_queries(query, key, value):
-        def core_of_queries(queries, key, value):
-            return ops.moveaxis(core(ops.moveaxis(queries, 0, 2), key, value), 2, 0)
+    def core_by_queries(query, key, value, *mask):
+        def core_of_queries(query, *rest):
+            query, *mask = (ops.moveaxis(x, 0, 2) for x in (query, *rest[:-2]))
+            return ops.moveaxis(core(query, *rest[-2:], *mask), 2, 0)
 
-        queries = ops.moveaxis(query, 2, 0)
-        outputs = chunks.in_chunks(core_of_queries, [queries], [key, value], cost_of_query)
+        by_query = [ops.moveaxis(x, 2, 0) for x in (query, *mask)]
+        outputs = chunks.in_chunks(core_of_queries, by_query, [key, value], cost_of_query)
         return ops.moveaxis(outputs, 0, 2)
 
     cost = chunks.cost_of(cost_of_query, length)
     if cost is not None and cost <= kernels.scores_at_a_time():
-        return chunks.in_chunks(core, [query, key, value], [], cost)
-    return chunks.in_chunks(core_by_queries, [query, key, value], [], None)
+        return chunks.in_chunks(core, tensors, [], cost)
+    return chunks.in_chunks(core_by_queries, tensors, [], None)
 
 
 def _core(query, key, value, mask, scale, dropout=0.0, seed=None):
