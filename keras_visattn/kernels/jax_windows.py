@@ -70,13 +70,8 @@ def _primitive(name, shapes, in_jax, loops=None):
     return primitive
 
 
-def _forward_shapes(query, key, value, *tables):
-    batch, height, width, heads, _ = query.shape
-    return (*query.shape[:-1], value.shape[-1]), (batch, height, width * heads)
-
-
 def _forward_in_jax(*tensors, window, otherwise):
-    _, log_sums = _forward_shapes(*tensors)
+    _, log_sums = windows.forward_shapes(*tensors)
     return [otherwise(*tensors), jnp.zeros(log_sums)]
 
 
@@ -90,7 +85,7 @@ def _tangent_in_jax(*arguments, window, otherwise):
     return [jax.jvp(otherwise, tensors, tangents)[1]]
 
 
-_forward = _primitive("forward", _forward_shapes, _forward_in_jax, windows.forward)
+_forward = _primitive("forward", windows.forward_shapes, _forward_in_jax, windows.forward)
 _backward = _primitive(
     "backward",
     lambda *arguments: [x.shape for x in arguments[:5]],
@@ -98,7 +93,7 @@ _backward = _primitive(
     windows.backward,
 )
 _tangent = _primitive(
-    "tangent", lambda *arguments: _forward_shapes(*arguments[:5])[:1], _tangent_in_jax
+    "tangent", lambda *arguments: windows.forward_shapes(*arguments[:5])[:1], _tangent_in_jax
 )
 
 

@@ -1,6 +1,11 @@
 """TensorFlow: its graphs run operation by operation unless XLA compiles them."""
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record
+from tensorflow.python.ops import control_flow_util
+
+from keras_visattn.kernels import windows
 
 
 def fused_attention(query, key, value, mask, scale):
@@ -8,7 +13,58 @@ def fused_attention(query, key, value, mask, scale):
 
 
 def window_attention(query, key, value, row_table, column_table, window, otherwise):
-    raise NotImplementedError("XLA has no kernel of windows.")
+    """Attends from each pixel to its window; arguments as of `windows.forward`.
+
+    The loops serve the steps of a training in a graph, forward and backward: a graph that a tape
+    does not watch may be saved for another process, which cannot call them.
+
+    Raises:
+        NotImplementedError: In eager calls, in graphs that no tape watches or that XLA compiles,
+            where there is a GPU, if the tensors are of float64, or if numba is not installed.
+    """
+    tensors = query, key, value, row_table, column_table
+    if (
+        tf.executing_eagerly()
+        or not record.could_possibly_record()
+        or control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        or tf.config.list_physical_devices("GPU")
+        or any(x.dtype == "float64" for x in tensors)
+        or windows.loops() is None
+    ):
+        raise NotImplementedError
+    outputs = _attention_in_loops(window)(*(tf.cast(x, "float32") for x in tensors))
+    return tf.cast(tf.ensure_shape(outputs, (*query.shape[:-1], value.shape[-1])), value.dtype)
+
+
+def _attention_in_loops(window):
+    def run(loops, tensors, shapes):
+        def fill(*arrays):
+            results = [np.empty(shape, np.float32) for shape in shapes(*arrays)]
+            loops(*arrays, *results, window=window)
+            return results
+
+        return tf.numpy_function(fill, tensors, len(shapes(*tensors)) * ["float32"])
+
+    @tf.custom_gradient
+    def differentiate(*arguments):
+        def refuse(*upstream):
+            raise NotImplementedError("The loops for windows have no second derivative.")
+
+        gradients = run(windows.backward, arguments, lambda *arrays: [x.shape for x in arrays[:5]])
+        for gradient, tensor in zip(gradients, arguments, strict=False):
+            gradient.set_shape(tensor.shape)
+        return tuple(gradients), refuse
+
+    @tf.custom_gradient
+    def attend(*tensors):
+        outputs, log_sums = run(windows.forward, tensors, windows.forward_shapes)
+
+        def gradient(upstream):
+            return differentiate(*tensors, log_sums, upstream)
+
+        return outputs, gradient
+
+    return attend
 
 
 def compiled(function):

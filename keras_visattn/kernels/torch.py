@@ -65,12 +65,9 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(*arguments):
         *tensors, window = arguments
-        query, _, value = tensors[:3]
-        batch, height, width, heads, _ = query.shape
-        outputs = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        log_sums = query.new_empty((batch, height, width * heads))
-        windows.forward(*_arrays(*tensors, outputs, log_sums), window=window)
-        return outputs, log_sums
+        results = [torch.empty(shape) for shape in windows.forward_shapes(*tensors)]
+        windows.forward(*_arrays(*tensors, *results), window=window)
+        return tuple(results)
 
     @staticmethod
     def setup_context(context, arguments, outputs):

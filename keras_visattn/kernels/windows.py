@@ -19,6 +19,12 @@ def loops():
         return None
 
 
+def forward_shapes(query, key, value, row_table, column_table):
+    """The shapes of what `forward` writes."""
+    batch, height, width, heads, _ = query.shape
+    return (*query.shape[:-1], value.shape[-1]), (batch, height, width * heads)
+
+
 def forward(query, key, value, row_table, column_table, outputs, log_sums, window):
     """Attends from each pixel to its window.
 
