@@ -4,16 +4,29 @@ import keras
 import numpy as np
 
 
-def gradients(layer, inputs, factors):
+def gradients(layer, inputs, factors, graph=False):
     """Differentiates `sum(layer(*inputs) * factors)`, in inference mode.
+
+    Args:
+        layer: Keras layer.
+        inputs: List of arrays.
+        factors: Array.
+        graph: Boolean, whether TensorFlow does it in a graph. JAX always compiles.
 
     Returns:
         The gradients of the inputs and those of the trainable weights, two lists of arrays.
     """
     backend = keras.backend.backend()
-    return {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[backend](
-        layer, inputs, factors
-    )
+    differentiate = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[backend]
+    if graph and backend == "tensorflow":
+        import tensorflow as tf
+
+        differentiate = tf.function(differentiate, autograph=False)
+    return keras.tree.map_structure(_array, differentiate(layer, inputs, factors))
+
+
+def _array(x):
+    return keras.ops.convert_to_numpy(x)
 
 
 def _arguments(layer):
@@ -30,20 +43,19 @@ def _jax(layer, inputs, factors):
 
     weights = [w.value for w in layer.trainable_variables]
     tensors = [jax.numpy.asarray(x) for x in inputs]
-    found = jax.jit(jax.grad(loss, argnums=(0, 1)))(tensors, weights)
-    return [[np.asarray(g) for g in group] for group in found]
+    return list(jax.jit(jax.grad(loss, argnums=(0, 1)))(tensors, weights))
 
 
 def _tensorflow(layer, inputs, factors):
     import tensorflow as tf
 
-    tensors = [tf.constant(x) for x in inputs]
+    tensors = [tf.convert_to_tensor(x) for x in inputs]
     weights = [w.value for w in layer.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         loss = tf.reduce_sum(layer(*tensors, **_arguments(layer)) * factors)
     groups = tape.gradient(loss, [tensors, weights])
-    return [[tf.convert_to_tensor(g).numpy() for g in group] for group in groups]
+    return [[tf.convert_to_tensor(g) for g in group] for group in groups]
 
 
 def _torch(layer, inputs, factors):
@@ -53,9 +65,8 @@ def _torch(layer, inputs, factors):
     tensors = [torch.tensor(x, device=device, requires_grad=True) for x in inputs]
     weights = [w.value for w in layer.trainable_variables]
     loss = (layer(*tensors, **_arguments(layer)) * torch.tensor(factors, device=device)).sum()
-    groups = torch.autograd.grad(loss, [*tensors, *weights])
-    arrays = [g.detach().cpu().numpy() for g in groups]
-    return [arrays[: len(tensors)], arrays[len(tensors) :]]
+    found = list(torch.autograd.grad(loss, [*tensors, *weights]))
+    return [found[: len(tensors)], found[len(tensors) :]]
 
 
 def gradient_twice(function, x):
