@@ -350,7 +350,16 @@ def draw_lines(axes, rows, axis):
 
 
 def versions():
-    names = {"keras_visattn", "keras", "numpy", "jaxlib", "tensorflow_cpu", *BACKENDS, "timm"}
+    names = {
+        "keras_visattn",
+        "keras",
+        "numba",
+        "numpy",
+        "jaxlib",
+        "tensorflow_cpu",
+        *BACKENDS,
+        "timm",
+    }
     found = importlib.metadata.distributions()
     return {each.name: each.version for each in found if each.name.replace("-", "_") in names}
 

@@ -1,7 +1,8 @@
 """What beats the ops on a backend. The only folder that names a backend.
 
 Each module has the same names. `fused_attention` computes what `ops.attention` computes, or raises
-`NotImplementedError` before it computes, and then the op's own formula serves. `compiled` hands a
+`NotImplementedError` before it computes, and then the op's own formula serves. `window_attention`
+does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `compiled` hands a
 function of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the
 gradient (`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk
 of work may make, `tile_length` how many pixels a side of a tile has at least; their effect is what

@@ -26,7 +26,7 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     if (
         tf.executing_eagerly()
         or not record.could_possibly_record()
-        or control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        or _compiled_by_xla()
         or tf.config.list_physical_devices("GPU")
         or any(x.dtype == "float64" for x in tensors)
         or windows.loops() is None
@@ -99,13 +99,19 @@ def recomputed(function):
 
 
 def scores_at_a_time():
-    """On a CPU, what its cache holds; on a GPU, what fills it."""
-    return 2**28 if tf.config.list_physical_devices("GPU") else 2**20
+    """What a GPU holds; on a CPU, what its cache does for XLA, and more for other operations."""
+    if tf.config.list_physical_devices("GPU"):
+        return 2**28
+    return 2**20 if _compiled_by_xla() else 2**24
 
 
 def tile_length():
     """Small tiles waste few products, and the chunk stays in the cache."""
     return 4
+
+
+def _compiled_by_xla():
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def _xla(function):

@@ -12,10 +12,13 @@ BAND = 16  # rows, at least
 
 @functools.cache
 def loops():
-    """The module of loops, which takes a second to import, or `None` without numba."""
+    """The module of loops, which takes a second to import.
+
+    `None` where numba is missing, or finds no folder for what it compiles.
+    """
     try:
         return importlib.import_module("keras_visattn.kernels.window_loops")
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
 
 
