@@ -108,6 +108,7 @@ CASES = (
     Case("heads", (4, 784, 256), HEADS, ("predict", "train")),
     Case("heads", (1, 3136, 256), HEADS, ("predict", "train")),
     Case("cbam", (32, 56, 56, 256), CBAMS, ("call", "train")),
+    Case("network", (4, 224, 224, 3), ("ResNet50", "attention ResNet50"), ("predict", "train"), 7),
     *(series("memory", (8, 56, 56, 64), k, "kernel_size") for k in (3, 7, 11, 15)),
     *(series("memory", (1, side, side, 32), 7, "side") for side in SIDES),
     Case("memory", (8, 56, 56, 64), ("LocalSelfAttention2D k=3", "LocalSelfAttention2D k=15")),

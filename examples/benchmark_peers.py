@@ -217,6 +217,21 @@ def augmented(case):
     )
 
 
+def resnet50(case):
+    return keras.applications.ResNet50(weights=None, input_shape=case.shape[1:])
+
+
+def attention_resnet50(case):
+    """Puts local attention in the place of each 3x3 convolution; the stem stays."""
+
+    def swap(layer):
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
+            return layers.LocalSelfAttention2D(layer.filters, case.kernel_size, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    return keras.models.clone_model(resnet50(case), clone_function=swap)
+
+
 def in_keras(make_module):
     """Makes a module of PyTorch a layer of Keras, so that all go the same way."""
 
@@ -255,6 +270,8 @@ SUBJECTS = {
         keras.layers.MultiHeadAttention(HEADS, case.channels // HEADS)
     ),
     "torch MultiheadAttention": in_keras(lambda case: torch_self_attention(case.channels)),
+    "ResNet50": resnet50,
+    "attention ResNet50": attention_resnet50,
     "CBAM": lambda case: layers.CBAM(),
     "x * 2": lambda case: Scale(),
     "torch naive CBAM": in_keras(lambda case: naive_cbam(case.channels)),

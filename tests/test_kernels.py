@@ -11,6 +11,7 @@ from test_gradients import assert_gradients
 from test_reference import AUGMENTED, LOCAL, STEM, sample
 
 from keras_visattn import kernels, layers, ops
+from keras_visattn.kernels import windows
 
 BACKEND = keras.backend.backend()
 CHUNKED = [
@@ -89,7 +90,7 @@ def test_a_compiled_step_trains_as_an_eager_one(name, size, settings):
 
 
 in_calls = pytest.mark.skipif(
-    BACKEND == "tensorflow", reason="TensorFlow has the loops in a training's graph only"
+    BACKEND == "tensorflow", reason="TensorFlow has the loops in some graphs only"
 )
 WINDOWS = [  # map, heads, head size of keys and of values, window
     ((37, 9), 2, 4, 4, {"kernel_size": 3}),
@@ -198,6 +199,33 @@ def test_layer_compiles_for_accelerators(case):
     for function in (loss, jax.grad(loss)):
         exported = jax.export.export(jax.jit(function), platforms=["cuda", "tpu"])(*arguments)
         assert exported.platforms == ("cuda", "tpu")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own graphs")
+def test_loops_in_the_graphs_of_the_trainer_and_in_no_saved_one(monkeypatch, tmp_path):
+    import tensorflow as tf
+
+    calls, forward = [], windows.forward
+
+    def counted(*arrays, **settings):
+        calls.append(arrays)
+        forward(*arrays, **settings)
+
+    monkeypatch.setattr(windows, "forward", counted)
+    images = sample(2, 9, 8, 4)
+    model = keras.Sequential([keras.Input((9, 8, 4)), layers.LocalSelfAttention2D(16, 3)])
+    model.compile("sgd", "mse")
+    expected = numpy(model(images))
+    model.export(tmp_path, verbose=False)
+    saved = tf.saved_model.load(tmp_path).serve(images)
+    assert not calls
+    found = model.predict_on_batch(images)
+    assert len(calls) == 1
+    for x in (saved, found):
+        np.testing.assert_allclose(x, expected, atol=1e-5)
+    model.test_on_batch(images, expected)
+    model.train_on_batch(images, expected)
+    assert len(calls) == 3
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's own ways of running a function")

@@ -15,17 +15,17 @@ def fused_attention(query, key, value, mask, scale):
 def window_attention(query, key, value, row_table, column_table, window, otherwise):
     """Attends from each pixel to its window; arguments as of `windows.forward`.
 
-    The loops serve the steps of a training in a graph, forward and backward: a graph that a tape
-    does not watch may be saved for another process, which cannot call them.
+    The loops serve in the graphs of Keras' trainer and in those that a gradient tape watches. Any
+    other graph may be meant to be saved for another process, which cannot call them.
 
     Raises:
-        NotImplementedError: In eager calls, in graphs that no tape watches or that XLA compiles,
-            where there is a GPU, if the tensors are of float64, or if numba is not installed.
+        NotImplementedError: In eager calls, in other graphs or graphs that XLA compiles, where
+            there is a GPU, if the tensors are of float64, or if numba is not installed.
     """
     tensors = query, key, value, row_table, column_table
     if (
         tf.executing_eagerly()
-        or not record.could_possibly_record()
+        or not (record.could_possibly_record() or _in_trainer())
         or _compiled_by_xla()
         or tf.config.list_physical_devices("GPU")
         or any(x.dtype == "float64" for x in tensors)
@@ -108,6 +108,16 @@ def scores_at_a_time():
 def tile_length():
     """Small tiles waste few products, and the chunk stays in the cache."""
     return 4
+
+
+def _in_trainer():
+    """Whether Keras traces a step of fit, evaluate or predict: by the names of its functions."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and hasattr(graph, "name"):
+        if graph.name.startswith(("one_step_on_", "multi_step_on_")):
+            return True
+        graph = graph.outer_graph
+    return False
 
 
 def _compiled_by_xla():
