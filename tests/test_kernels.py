@@ -217,7 +217,8 @@ def test_loops_in_the_graphs_of_the_trainer_and_in_no_saved_one(monkeypatch, tmp
     model.compile("sgd", "mse")
     expected = numpy(model(images))
     model.export(tmp_path, verbose=False)
-    saved = tf.saved_model.load(tmp_path).serve(images)
+    program = tf.saved_model.load(tmp_path)
+    saved = program.serve(images)
     assert not calls
     found = model.predict_on_batch(images)
     assert len(calls) == 1
