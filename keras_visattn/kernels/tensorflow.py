@@ -37,27 +37,27 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
 
 
 def _attention_in_loops(window):
-    def run(loops, tensors, shapes):
+    def run(loops, tensors, count, shapes):
         def fill(*arrays):
             results = [np.empty(shape, np.float32) for shape in shapes(*arrays)]
             loops(*arrays, *results, window=window)
             return results
 
-        return tf.numpy_function(fill, tensors, len(shapes(*tensors)) * ["float32"])
+        return tf.numpy_function(fill, tensors, count * ["float32"])
 
     @tf.custom_gradient
     def differentiate(*arguments):
         def refuse(*upstream):
             raise NotImplementedError("The loops for windows have no second derivative.")
 
-        gradients = run(windows.backward, arguments, lambda *arrays: [x.shape for x in arrays[:5]])
+        gradients = run(windows.backward, arguments, 5, lambda *maps: [x.shape for x in maps[:5]])
         for gradient, tensor in zip(gradients, arguments, strict=False):
             gradient.set_shape(tensor.shape)
         return tuple(gradients), refuse
 
     @tf.custom_gradient
     def attend(*tensors):
-        outputs, log_sums = run(windows.forward, tensors, windows.forward_shapes)
+        outputs, log_sums = run(windows.forward, tensors, 2, windows.forward_shapes)
 
         def gradient(upstream):
             return differentiate(*tensors, log_sums, upstream)
