@@ -22,11 +22,8 @@ def gradients(layer, inputs, factors, graph=False):
         import tensorflow as tf
 
         differentiate = tf.function(differentiate, autograph=False)
-    return keras.tree.map_structure(_array, differentiate(layer, inputs, factors))
-
-
-def _array(x):
-    return keras.ops.convert_to_numpy(x)
+    found = differentiate(layer, inputs, factors)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
 
 def _arguments(layer):

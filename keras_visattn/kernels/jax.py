@@ -13,7 +13,7 @@ def fused_attention(query, key, value, mask, scale):
 
 
 def window_attention(query, key, value, row_table, column_table, window, otherwise):
-    """Attends from each pixel to its window; the first six arguments as of `windows.forward`.
+    """Attends from each pixel to its window; arguments as of `windows.forward`, and one more.
 
     Args:
         otherwise: Function of the first five arguments that does the same in operations of JAX: it

@@ -86,12 +86,7 @@ def _tangent_in_jax(*arguments, window, otherwise):
 
 
 _forward = _primitive("forward", windows.forward_shapes, _forward_in_jax, windows.forward)
-_backward = _primitive(
-    "backward",
-    lambda *arguments: [x.shape for x in arguments[:5]],
-    _backward_in_jax,
-    windows.backward,
-)
+_backward = _primitive("backward", windows.backward_shapes, _backward_in_jax, windows.backward)
 _tangent = _primitive(
     "tangent", lambda *arguments: windows.forward_shapes(*arguments[:5])[:1], _tangent_in_jax
 )

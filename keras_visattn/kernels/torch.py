@@ -49,7 +49,7 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     if (
         any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors)
         or any(x.device.type != "cpu" for x in tensors)
-        or query.dtype == torch.float64
+        or any(x.dtype == torch.float64 for x in tensors)
         or query.numel() == 0
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -65,7 +65,8 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(*arguments):
         *tensors, window = arguments
-        results = [torch.empty(shape) for shape in windows.forward_shapes(*tensors)]
+        shapes = windows.forward_shapes(*tensors)
+        results = [tensors[0].new_empty(shape) for shape in shapes]
         windows.forward(*_arrays(*tensors, *results), window=window)
         return tuple(results)
 
@@ -78,9 +79,9 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, upstream, _):
-        gradients = [torch.empty(x.shape) for x in context.saved_tensors[:5]]
-        arrays = _arrays(*context.saved_tensors, upstream, *gradients)
-        windows.backward(*arrays, window=context.window)
+        tensors = *context.saved_tensors, upstream
+        gradients = [upstream.new_empty(shape) for shape in windows.backward_shapes(*tensors)]
+        windows.backward(*_arrays(*tensors, *gradients), window=context.window)
         return *gradients, None
 
 

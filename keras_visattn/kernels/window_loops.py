@@ -19,15 +19,11 @@ _compiled = numba.njit(
 
 @_compiled
 def forward_band(query, key, value, outputs, log_sums, tables, window, start, end):
-    (rows, columns), (row_step, column_step), (top, left) = window
+    (rows, columns), (row_step, column_step), (top, _) = window
     width, heads = query.shape[1:3]
     steps = row_step, column_step * heads
-    queries = _lay_out(query, start, end - start, 0, width)
-    span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
-    keys = _lay_out(key, start - top, span, left, length)
-    values = _lay_out(value, start - top, span, left, length)
+    queries, keys, values, hidden = _lay_out_band(query, key, value, window, start, end)
     averages = np.zeros((end - start, values.shape[1], width * heads), np.float32)
-    hidden = _hide_columns(width, heads, key.shape[1], columns, column_step, left)
     for y in range(end - start):
         seen = _visible_rows(start + y, key.shape[0], rows, row_step, top)
         for begin in range(0, width * heads, BLOCK):
@@ -79,15 +75,11 @@ def backward_band(
     (rows, columns), (row_step, column_step), (top, left) = window
     width, heads = query.shape[1:3]
     steps = row_step, column_step * heads
-    queries = _lay_out(query, start, end - start, 0, width)
+    queries, keys, values, hidden = _lay_out_band(query, key, value, window, start, end)
     upstreams = _lay_out(upstream, start, end - start, 0, width)
-    span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
-    keys = _lay_out(key, start - top, span, left, length)
-    values = _lay_out(value, start - top, span, left, length)
     to_queries = np.zeros_like(queries)
     to_keys = np.zeros_like(keys)
     to_values = np.zeros_like(values)
-    hidden = _hide_columns(width, heads, key.shape[1], columns, column_step, left)
     for y in range(end - start):
         seen = _visible_rows(start + y, key.shape[0], rows, row_step, top)
         for begin in range(0, width * heads, BLOCK):
@@ -162,6 +154,20 @@ def _weights(logits, reference):
             for i in range(size):
                 line[i] -= reference[i]
     _exponentials(logits.reshape(-1), np.empty(logits.size, np.int32))
+
+
+@_compiled
+def _lay_out_band(query, key, value, window, start, end):
+    """Lays out a band of queries, the keys and values that their windows touch, what is hidden."""
+    (rows, columns), (row_step, column_step), (top, left) = window
+    width, heads = query.shape[1:3]
+    span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
+    return (
+        _lay_out(query, start, end - start, 0, width),
+        _lay_out(key, start - top, span, left, length),
+        _lay_out(value, start - top, span, left, length),
+        _hide_columns(width, heads, key.shape[1], columns, column_step, left),
+    )
 
 
 @_compiled
@@ -273,10 +279,9 @@ def _differentiate_terms(lines, begin, table, upstream, to_lines, to_table):
 def _exponentials(numbers, powers):
     """Replaces numbers by their exponentials, to the rounding of float32, in vector instructions.
 
-    The exponential is 2 to a whole power, whose bits are written down, times a polynomial of what
-    is left, between -ln(2) / 2 and ln(2) / 2 (its Taylor series, the last terms fitted). Numbers
-    below -87 give the exponential of -87, none is to be above 0. `powers` is room for the bits,
-    int32.
+    The exponential is 2 to a whole power, whose bits are written to `powers`, times a polynomial of
+    what is left, between -ln(2) / 2 and ln(2) / 2 (its Taylor series, the last terms fitted).
+    Numbers below -87 give the exponential of -87, none is to be above 0.
     """
     scale = powers.view(np.float32)
     for i in range(numbers.size):

@@ -53,6 +53,11 @@ def forward(query, key, value, row_table, column_table, outputs, log_sums, windo
         _run(attend, wave)
 
 
+def backward_shapes(query, key, value, row_table, column_table, log_sums, upstream):
+    """The shapes of what `backward` writes."""
+    return [x.shape for x in (query, key, value, row_table, column_table)]
+
+
 def backward(query, key, value, row_table, column_table, log_sums, upstream, *gradients, window):
     """Writes the gradients of the first five arguments of `forward` to five arrays."""
     *to_maps, to_row_table, to_column_table = gradients

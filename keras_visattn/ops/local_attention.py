@@ -74,12 +74,12 @@ def local_attention_2d(
     if padding == "valid":
         query = _queries_with_whole_windows(query, kernel_size, dilation_rate)
     tensors = query, key, value, *_tables(embeddings, kernel_size, query)
-    cuts = [
-        tiles.cut_windows(query.shape[axis], key.shape[axis], size, rate, padding)
-        for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
-    ]
 
     def attend_in_tiles(query, key, value, *tables):
+        cuts = [
+            tiles.cut_windows(query.shape[axis], key.shape[axis], size, rate, padding)
+            for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
+        ]
         how = None if implementation == "windows" else implementation
         return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
 
