@@ -1,7 +1,5 @@
 """Multi-head attention, a drop-in for Keras' own (Vaswani et al., 2017)."""
 
-import functools
-import math
 import string
 
 import keras
@@ -11,7 +9,7 @@ from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
 from keras_visattn.ops.heads import from_sequence, heads_first, scores_shape, to_sequence
-from keras_visattn.ops.masks import order_mask, pairs_mask, positions_mask
+from keras_visattn.ops.masks import joint_mask
 from keras_visattn.ops.relative_position import fold_logits
 
 
@@ -142,10 +140,8 @@ class MultiHeadAttention(KernelLayer):
     def _project(self, name, shape, num_bound, output, activation=None):
         """Makes a projection of the last `num_bound` axes of a shape to the axes `output`."""
         letters = string.ascii_lowercase
-        free, bound = (
-            letters[: len(shape) - num_bound],
-            letters[len(shape) - num_bound : len(shape)],
-        )
+        split = len(shape) - num_bound
+        free, bound = letters[:split], letters[split : len(shape)]
         new = string.ascii_uppercase[: len(output)]
         dense = keras.layers.EinsumDense(
             f"{free}{bound},{bound}{new}->{free}{new}",
@@ -173,11 +169,34 @@ class MultiHeadAttention(KernelLayer):
         use_causal_mask=False,
     ):
         key = value if key is None else key
+        masks = query_mask, value_mask, key_mask, attention_mask
+        order = use_causal_mask, self.sliding_window
         axes = self._axes(query.shape)
-        mask = self._mask(
-            query, key, query_mask, value_mask, key_mask, attention_mask, use_causal_mask
-        )
-        query_heads, key_heads = self.query_dense(query), self.key_dense(key)
+        mask = joint_mask(query, key, axes, self.num_heads, *masks, *order)
+        keys, values = self.keys_and_values(value, key)
+        return self.attend(query, keys, values, mask, return_attention_scores, training)
+
+    def keys_and_values(self, value, key=None):
+        """Projects keys and values to heads, to be kept for later queries.
+
+        Returns:
+            Two tensors `(batch, ..., num_heads, head size)`.
+        """
+        return self.key_dense(value if key is None else key), self.value_dense(value)
+
+    def attend(self, query, keys, values, mask=None, return_attention_scores=False, training=None):
+        """Attends to what `keys_and_values` gave; the layer must be built.
+
+        Args:
+            query: Tensor `(batch, ..., channels)`.
+            keys: Tensor `(batch, ..., num_heads, key_dim)`.
+            values: Tensor `(batch, ..., num_heads, value_dim)`.
+            mask: Boolean tensor that broadcasts to `(B, N, T, S)`, the attended axes as one.
+            return_attention_scores: Boolean, whether to return the scores too.
+            training: Boolean, whether the dropout acts.
+        """
+        axes = self._axes(query.shape)
+        query_heads, key_heads = self.query_dense(query), keys
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
             maps = heads_first(query_heads), heads_first(key_heads)
@@ -187,7 +206,7 @@ class MultiHeadAttention(KernelLayer):
         outputs = attention(
             query_heads,
             key_heads,
-            to_sequence(self.value_dense(value), axes),
+            to_sequence(values, axes),
             mask=mask,
             scale=self.key_dim**-0.5,
             dropout=self.dropout if training else 0.0,
@@ -202,7 +221,7 @@ class MultiHeadAttention(KernelLayer):
         outputs = self.output_dense(outputs)
         if scores is None:
             return outputs
-        shape = scores_shape(ops.shape(query), ops.shape(key), axes, self.num_heads)
+        shape = scores_shape(ops.shape(query), ops.shape(keys)[:-1], axes, self.num_heads)
         return outputs, ops.reshape(scores, shape)
 
     def _implementation(self):
@@ -215,25 +234,6 @@ class MultiHeadAttention(KernelLayer):
         if self.attention_axes is None:
             return tuple(range(1, len(shape) - 1))
         return tuple(axis % len(shape) for axis in self.attention_axes)
-
-    def _mask(self, query, key, query_mask, value_mask, key_mask, attention_mask, causal):
-        """Joins all masks to one that broadcasts to `(B, N, T, S)`, or None."""
-        axes = self._axes(query.shape)
-        masks = [
-            positions_mask(name, mask, x, axes, side)
-            for name, mask, x, side in (
-                ("query_mask", query_mask, query, "query"),
-                ("value_mask", value_mask, key, "key"),
-                ("key_mask", key_mask, key, "key"),
-            )
-            if mask is not None
-        ]
-        if attention_mask is not None:
-            masks.append(pairs_mask(attention_mask, query, key, axes, self.num_heads))
-        if causal or self.sliding_window is not None:
-            lengths = (math.prod(ops.shape(x)[axis] for axis in axes) for x in (query, key))
-            masks.append(order_mask(*lengths, causal, self.sliding_window))
-        return functools.reduce(ops.logical_and, masks) if masks else None
 
     def _check_shapes(self, query_shape, value_shape, key_shape):
         shapes = {"query": query_shape, "value": value_shape, "key": key_shape}

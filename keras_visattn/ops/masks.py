@@ -1,11 +1,46 @@
 """Masks of attention, each brought to a shape that broadcasts to `(B, N, T, S)`."""
 
+import functools
 import math
 
 from keras import ops
 
 from keras_visattn.ops import checks
 from keras_visattn.ops.heads import scores_shape, to_sequence
+
+
+def joint_mask(
+    query,
+    key,
+    axes,
+    num_heads,
+    query_mask=None,
+    value_mask=None,
+    key_mask=None,
+    attention_mask=None,
+    causal=False,
+    sliding_window=None,
+):
+    """Joins all masks of one attention.
+
+    Returns:
+        Tensor that broadcasts to `(B, N, T, S)`, or None if there is no mask.
+    """
+    masks = [
+        positions_mask(name, mask, x, axes, side)
+        for name, mask, x, side in (
+            ("query_mask", query_mask, query, "query"),
+            ("value_mask", value_mask, key, "key"),
+            ("key_mask", key_mask, key, "key"),
+        )
+        if mask is not None
+    ]
+    if attention_mask is not None:
+        masks.append(pairs_mask(attention_mask, query, key, axes, num_heads))
+    if causal or sliding_window is not None:
+        lengths = (math.prod(ops.shape(x)[axis] for axis in axes) for x in (query, key))
+        masks.append(order_mask(*lengths, causal, sliding_window))
+    return functools.reduce(ops.logical_and, masks) if masks else None
 
 
 def positions_mask(name, mask, x, axes, side):
@@ -54,13 +89,15 @@ def pairs_mask(mask, query, key, axes, num_heads):
     return ops.reshape(mask, (rest, heads, queries, keys))
 
 
-def order_mask(num_queries, num_keys, causal, sliding_window):
+def order_mask(num_queries, num_keys, causal, sliding_window=None, start=0):
     """Hides the keys after a query, and those at the distance of the window or farther.
+
+    The first query stands at the position `start`, the first key at 0.
 
     Returns:
         Tensor `(1, 1, T, S)`.
     """
-    queries = ops.arange(num_queries, dtype="int32")[:, None]
+    queries = start + ops.arange(num_queries, dtype="int32")[:, None]
     keys = ops.arange(num_keys, dtype="int32")[None, :]
     mask = queries >= keys if causal else ops.ones((num_queries, num_keys), "bool")
     if sliding_window is not None:
