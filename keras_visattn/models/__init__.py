@@ -1,0 +1,6 @@
+"""Models: functions that stack layers into a keras.Model."""
+
+from keras_visattn.models.blocks import pyramid as pyramid
+from keras_visattn.models.mnasnet import MnasNet as MnasNet
+from keras_visattn.models.resnet import ResNet as ResNet
+from keras_visattn.models.wide_resnet import WideResNet as WideResNet
