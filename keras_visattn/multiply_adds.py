@@ -36,7 +36,7 @@ def count(layer, inputs, outputs):
     if type(layer) in FREE_LAYERS:
         return 0
     # What is left of Keras has no products if it has no weights, but for a few by name.
-    plain = type(layer).__module__.startswith("keras.") and not getattr(layer, "variables", ())
+    plain = type(layer).__module__.startswith("keras.") and not getattr(layer, "weights", ())
     return 0 if plain and type(layer).__name__ not in PRODUCTS else None
 
 

@@ -163,7 +163,7 @@ def classify(x, classes, activation, dropout=0.0):
 def image_input(input_shape):
     """Makes the input of a network after checking its shape."""
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else (input_shape,)
-    if len(shape) != 3 or shape[channel_axis()] is None:
+    if len(shape) != 3 or (None, *shape)[channel_axis()] is None:
         raise ValueError(
             "`input_shape` must be the height, the width and the channels of an image, in the "
             "order of `keras.config.image_data_format()`, and the channels must be known. "
@@ -198,4 +198,4 @@ def pyramid(model):
             f"Received: model={model.name}, with layers {[layer.name for layer in model.layers]}"
         )
     outputs = {name: layer.output for name, layer in levels.items()}
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_pyramid")
+    return keras.Model(model.input, outputs, name=f"{model.name}_pyramid")
