@@ -7,6 +7,7 @@ import math
 import keras
 
 from keras_visattn import multiply_adds
+from keras_visattn.ops import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +33,61 @@ class Row:
 class Profile:
     """Holds the rows of a model; printed, it is a table.
 
+    `profile.table("flops")` is the table in the unit of papers that count a multiplication and an
+    addition as two. `profile.compare(other)` says in one line what this model has more or less
+    than another.
+
     Args:
+        name: String, name of the model.
         rows: List of `Row`, in the order of computation.
         parameters: Integer, trainable parameters of the model.
+
+    Attributes:
+        macs: Integer, multiply-adds of all the rows that are counted.
+        flops: Integer, twice the multiply-adds.
     """
 
+    name: str
     rows: list
     parameters: int
 
     @property
     def macs(self):
-        """Integer, multiply-adds of all the rows that are counted."""
         return sum(row.macs for row in self.rows if row.macs is not None)
 
-    def __str__(self):
+    @property
+    def flops(self):
+        return 2 * self.macs
+
+    def table(self, unit="macs"):
+        """Writes a line for each row, in multiply-adds (`"macs"`) or in `"flops"`."""
+        factor = {"macs": 1, "flops": 2}[checks.choice("unit", unit, ("macs", "flops"))]
+        title = "multiply-adds" if unit == "macs" else "FLOPs"
         missing = sum(row.macs is None for row in self.rows)
-        table = [("name", "class", "output shape", "parameters", "multiply-adds")]
+        table = [("name", "class", "output shape", "parameters", title)]
         for row in self.rows:
-            macs = "not counted" if row.macs is None else f"{row.macs:,}"
-            shape, count = str(row.output_shape), f"{row.parameters:,}"
-            table.append((row.name, row.class_name, shape, count, macs))
+            count = "not counted" if row.macs is None else f"{factor * row.macs:,}"
+            shape, parameters = str(row.output_shape), f"{row.parameters:,}"
+            table.append((row.name, row.class_name, shape, parameters, count))
         note = f"{missing} not counted" if missing else ""
-        table.append(("total", "", note, f"{self.parameters:,}", f"{self.macs:,}"))
+        table.append(("total", "", note, f"{self.parameters:,}", f"{factor * self.macs:,}"))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True))
         return "\n".join(form.format(*cells) for cells in table)
+
+    def __str__(self):
+        return self.table()
+
+    def compare(self, other):
+        """Compares the totals with those of another `Profile`, in one line."""
+        parts = []
+        for name, mine, others in (
+            ("parameters", self.parameters, other.parameters),
+            ("multiply-adds", self.macs, other.macs),
+        ):
+            change = f" ({mine / others - 1:+.1%})" if others else ""
+            parts.append(f"{mine:,} {name}{change}")
+        return f"{self.name} against {other.name}: {', '.join(parts)}"
 
 
 def profile(model, input_shape=None):
@@ -74,7 +105,7 @@ def profile(model, input_shape=None):
             for several inputs. Defaults to the model's own shape.
 
     Returns:
-        A `Profile`, with `parameters`, `macs` and `rows`.
+        A `Profile`, with `parameters`, `macs`, `flops` and `rows`.
 
     Raises:
         ValueError: If the model is neither functional nor sequential or is not built, a size of
@@ -94,7 +125,7 @@ def profile(model, input_shape=None):
         )
     walk = _Walk()
     walk.model(model, _inputs(model, input_shape), "")
-    return Profile(walk.rows, _count(model.trainable_variables))
+    return Profile(model.name, walk.rows, _count(model.trainable_variables))
 
 
 def _inputs(model, input_shape):

@@ -1,10 +1,12 @@
 """Counts of parameters and multiply-adds against arithmetic by hand."""
 
+import functools
+
 import keras
 import pytest
 from keras import ops
 
-from keras_visattn import complexity, layers
+from keras_visattn import complexity, layers, models
 
 
 def model_of(layer, shape=(8, 6, 4)):
@@ -101,6 +103,71 @@ def test_multi_head_attention_with_a_mask_and_a_key_by_name():
     projections = 6 * (2 * 4 * 6 + 6 * 4) + 9 * (5 + 7) * 6
     result = complexity.profile(keras.Model([query, value, key, mask], outputs))
     assert result.macs == projections + 6 * 9 * 2 * (3 + 3)
+
+
+def test_units_and_comparison():
+    thin = complexity.profile(
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)], name="thin")
+    )
+    wide = complexity.profile(
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)], name="wide")
+    )
+    assert wide.flops == 2 * wide.macs == 80
+    assert str(wide).splitlines()[0].endswith("multiply-adds")
+    assert str(wide).splitlines()[-1].endswith(" 40")
+    assert wide.table("flops").splitlines()[0].endswith("FLOPs")
+    assert wide.table("flops").splitlines()[-1].endswith(" 80")
+    assert wide.compare(thin) == (
+        "wide against thin: 48 parameters (+100.0%), 40 multiply-adds (+100.0%)"
+    )
+    with pytest.raises(ValueError, match=r"`unit` must be one of .*Received: unit='watts'"):
+        wide.table("watts")
+
+
+def counted_by_jax(model, shape):
+    import jax
+
+    weights = [
+        [jax.ShapeDtypeStruct(variable.shape, variable.dtype) for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    images = jax.ShapeDtypeStruct((1, *shape), "float32")
+    program = jax.jit(lambda weights, x: model.stateless_call(*weights, x)[0])
+    return program.lower(weights, images).cost_analysis()["flops"]
+
+
+def counted_by_pytorch(model, shape):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(ops.zeros((1, *shape)))
+    return counter.get_total_flops()
+
+
+COUNTERS = {"jax": counted_by_jax, "torch": counted_by_pytorch}
+
+
+@pytest.mark.skipif(keras.backend.backend() not in COUNTERS, reason="the backend has no counter")
+@pytest.mark.parametrize(
+    "network",
+    [
+        models.ResNet,
+        functools.partial(models.ResNet, 34),
+        functools.partial(models.ResNet, cardinality=32, width=4),
+    ],
+    ids=["resnet50", "resnet34", "resnext50"],
+)
+def test_agrees_with_the_backends_own_counter(network, monkeypatch):
+    # JAX counts no products with what a convolution pads; beside it, padding is no such thing.
+    def padded(x, kernel_size, strides, name):
+        return x if kernel_size == 1 else keras.layers.ZeroPadding2D(kernel_size // 2)(x)
+
+    monkeypatch.setattr(models.blocks, "pad", padded)
+    backend, shape = keras.backend.backend(), (224, 224, 3)
+    with keras.StatelessScope(initialize_variables=backend == "torch"):
+        model = network()
+    counted = COUNTERS[backend](model, shape)
+    assert complexity.profile(model, shape).flops == pytest.approx(counted, rel=0.01)
 
 
 def test_input_shape_sets_the_resolution():
