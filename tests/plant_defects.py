@@ -13,7 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS, REFERENCE = "tests/test_layers.py", "tests/test_reference.py"
 KERNELS = "tests/test_kernels.py"
+GATE_KERNELS = "tests/test_gate_kernels.py"
 LOOPS = "kernels/window_loops.py"
+GATE_LOOPS = "kernels/gate_loops.py"
+WITHOUT = {LOOPS: ("tensorflow",), GATE_LOOPS: ("tensorflow", "jax")}  # where a file never runs
 DEFECTS = [
     ("wrong sign of the offset", "ops/relative_position.py", REFERENCE,
      "positions[None, :] - positions[:, None]", "positions[:, None] - positions[None, :]"),
@@ -31,10 +34,9 @@ DEFECTS = [
     ("last chunk not cut off", "ops/chunks.py", KERNELS,
      "return outputs[:count]", "return outputs[-count:]"),
     ("sigmoid before the sum", "layers/channel_attention.py", REFERENCE,
-     "sum(self.excite(self.squeeze(self._pool(inputs, name))) for",
-     "sum(ops.sigmoid(self.excite(self.squeeze(self._pool(inputs, name)))) for"),
-    ("spatial gate of the unrefined map", "layers/cbam.py", REFERENCE,
-     'seen = inputs if self.order == "parallel" else outputs', "seen = inputs"),
+     "sum(self.excite(self.squeeze(x)) for", "sum(ops.sigmoid(self.excite(self.squeeze(x))) for"),
+    ("spatial gate of the unrefined map", "ops/gating.py", REFERENCE,
+     "gate(inputs if parallel else outputs)", "gate(inputs)"),
     ("missing config entry", "layers/local_self_attention2d.py", LAYERS,
      '            "dilation_rate": self.dilation_rate,\n', ""),
     ("dead argument", "layers/position_encoding.py", REFERENCE,
@@ -50,6 +52,13 @@ DEFECTS = [
      "while first < rows and y + first * step - top < 0:", "while False:"),
     ("softmax of the loops differentiated without its sum", LOOPS, KERNELS,
      "weights[i] * (slope[i] - average[i])", "weights[i] * slope[i]"),
+    ("ties of the loops not shared", GATE_LOOPS, GATE_KERNELS,
+     "np.float32(1) if exceeds else counts[c] + equals", "np.float32(1)"),
+    ("channel gate of the loops without the pixels' largest values", GATE_LOOPS, GATE_KERNELS,
+     "to_gate[c] += (share + equals * share_of_most) * line[c]", "to_gate[c] += share * line[c]"),
+    ("NaN lost by the loops", GATE_LOOPS, GATE_KERNELS, "if total == total:", "if True:"),
+    ("map's gradient not handed on by the loops", "kernels/torch_gates.py", GATE_KERNELS,
+     "seen = handed_on if maps.requires_grad else maps", "seen = maps"),
 ]  # fmt: skip
 
 
@@ -73,8 +82,8 @@ def main(backends):
     missed = 0
     for backend in backends:
         for name, file, test, old, new in DEFECTS:
-            if backend == "tensorflow" and file == LOOPS:
-                continue  # it has none
+            if backend in WITHOUT.get(file, ()):
+                continue
             found = caught(backend, file, test, old, new)
             missed += not found
             print(f"{backend:10} {'caught' if found else 'MISSED':6} {name}", flush=True)

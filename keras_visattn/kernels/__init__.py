@@ -2,10 +2,11 @@
 
 Each module has the same names. `fused_attention` computes what `ops.attention` computes, or raises
 `NotImplementedError` before it computes, and then the op's own formula serves. `window_attention`
-does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `compiled` hands a
-function of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the
-gradient (`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk
-of work may make, `tile_length` how many pixels a side of a tile has at least; their effect is what
+does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `refine` does so for the
+channel and spatial gates of CBAM; the loops behind it are in `gates`. `compiled` hands a function
+of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the gradient
+(`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk of work
+may make, `tile_length` how many pixels a side of a tile has at least; their effect is what
 `examples/benchmark.py` measures.
 """
 
@@ -17,6 +18,7 @@ _kernels = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 fused_attention = _kernels.fused_attention
 window_attention = _kernels.window_attention
+refine = _kernels.refine
 compiled = _kernels.compiled
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time

@@ -38,6 +38,10 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     return attend(*tensors, window=window, otherwise=otherwise).astype(value.dtype)
 
 
+def refine(inputs, channel_gate, pixel_gate):
+    raise NotImplementedError("XLA fuses the formula.")
+
+
 @functools.cache
 def _windows_in_programs():
     try:

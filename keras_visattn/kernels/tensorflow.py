@@ -67,6 +67,10 @@ def _attention_in_loops(window):
     return attend
 
 
+def refine(inputs, channel_gate, pixel_gate):
+    raise NotImplementedError("TensorFlow has no fused gates.")
+
+
 def compiled(function):
     """Compiles a function of tensors by XLA, and its gradient, which computes it again.
 

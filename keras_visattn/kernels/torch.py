@@ -1,4 +1,4 @@
-"""PyTorch's fused attention, and loops for windows on the CPU: no tensor of scores."""
+"""PyTorch's fused attention, and loops for windows and for gates on the CPU."""
 
 import functools
 
@@ -7,6 +7,7 @@ from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
 
 from keras_visattn.kernels import windows
+from keras_visattn.kernels.torch_gates import refine as refine
 
 
 def fused_attention(query, key, value, mask, scale):

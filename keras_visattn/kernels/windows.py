@@ -2,10 +2,10 @@
 
 import functools
 import importlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from keras_visattn.kernels.threads import run
 
 BAND = 16  # rows, at least
 
@@ -50,7 +50,7 @@ def forward(query, key, value, row_table, column_table, outputs, log_sums, windo
         loops().forward_band(*(x[image] for x in maps), tables, window, start, end)
 
     for wave in _waves(query, window):
-        _run(attend, wave)
+        run(attend, wave)
 
 
 def backward_shapes(query, key, value, row_table, column_table, log_sums, upstream):
@@ -72,7 +72,7 @@ def backward(query, key, value, row_table, column_table, log_sums, upstream, *gr
         return parts
 
     for wave in _waves(query, window):
-        for to_rows, to_columns in _run(differentiate, wave):
+        for to_rows, to_columns in run(differentiate, wave):
             to_row_table += to_rows
             to_column_table += to_columns
 
@@ -90,18 +90,3 @@ def _waves(query, window):
         ]
         for offset in (0, size)
     ]
-
-
-def _run(function, jobs):
-    if len(jobs) <= 1:
-        return [function(*job) for job in jobs]
-    with ThreadPoolExecutor(min(len(jobs), _processors())) as pool:
-        return list(pool.map(lambda job: function(*job), jobs))
-
-
-def _processors():
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

@@ -5,7 +5,7 @@ import keras
 from keras_visattn.layers.channel_attention import ChannelAttention
 from keras_visattn.layers.image_layer import ImageAttention
 from keras_visattn.layers.spatial_attention import SpatialAttention
-from keras_visattn.ops import checks
+from keras_visattn.ops import checks, gating
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -120,12 +120,9 @@ class CBAM(ImageAttention):
             layer.build(input_shape)
 
     def call(self, inputs, training=None, return_attention_scores=False):
-        outputs = inputs
-        scores = {}
-        for name, layer in self.gates.items():
-            seen = inputs if self.order == "parallel" else outputs
-            scores[name] = layer.gate(seen, training=training)
-            outputs = outputs * scores[name]
+        gates = [layer.pooled_gate(training) for layer in self.gates.values()]
+        outputs, scores = gating.refine(inputs, gates, parallel=self.order == "parallel")
+        scores = dict(zip(self.gates, scores, strict=True))
         return (outputs, scores) if return_attention_scores else outputs
 
     def compute_output_shape(self, input_shape):

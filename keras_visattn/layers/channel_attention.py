@@ -1,12 +1,10 @@
 """Channel attention (Woo et al., 2018)."""
 
-import math
-
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
-from keras_visattn.ops import checks
+from keras_visattn.ops import checks, gating
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -63,7 +61,7 @@ class ChannelAttention(ImageGate):
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
         self.pooling = tuple(pooling) if isinstance(pooling, (tuple, list)) else (pooling,)
         for name in self.pooling:
-            checks.choice("pooling", name, ("avg", "max", "lp", "lse"))
+            checks.choice("pooling", name, gating.POOLINGS)
         if not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise ValueError(
                 "`pooling` must name at least one pooling, and each once. "
@@ -90,23 +88,16 @@ class ChannelAttention(ImageGate):
 
     def gate(self, inputs, training=None):
         """Computes the gate alone, one value a channel. It is the same in training."""
-        logits = sum(self.excite(self.squeeze(self._pool(inputs, name))) for name in self.pooling)
-        return ops.expand_dims(self.sigmoid(logits), self.spatial_axes)
+        return self.pooled_gate()(inputs)
 
-    def _pool(self, inputs, name):
-        if name == "max":
-            pooled = ops.max(inputs, axis=self.spatial_axes, initial=-math.inf)
-            batch, channels = ops.shape(inputs)[0], inputs.shape[self.channel_axis]
-            return ops.broadcast_to(pooled, (batch, channels))  # an empty batch's is a scalar
-        wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        if name == "avg":
-            pooled = ops.mean(wide, axis=self.spatial_axes)
-        elif name == "lse":
-            pooled = ops.logsumexp(wide, axis=self.spatial_axes)
-        else:  # the root has no gradient at zero
-            squares = ops.sum(ops.square(wide), axis=self.spatial_axes)
-            pooled = ops.sqrt(ops.maximum(squares, 1e-12))
-        return ops.cast(pooled, inputs.dtype)
+    def pooled_gate(self, training=None):
+        """Gives the gate as what it makes of the channels' pooled values."""
+
+        def gate(*pooled):
+            logits = sum(self.excite(self.squeeze(x)) for x in pooled)
+            return ops.expand_dims(self.sigmoid(logits), self.spatial_axes)
+
+        return gating.PooledGate(self.spatial_axes, self.pooling, gate)
 
     def compute_scores_shape(self, input_shape):
         batch, _, _, channels = self.image_shape(input_shape)

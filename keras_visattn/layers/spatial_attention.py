@@ -1,12 +1,10 @@
 """Spatial attention (Woo et al., 2018)."""
 
-import math
-
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
-from keras_visattn.ops import checks
+from keras_visattn.ops import checks, gating
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -93,13 +91,18 @@ class SpatialAttention(ImageGate):
 
     def gate(self, inputs, training=None):
         """Computes the gate alone, one value a pixel."""
-        mean = ops.mean(inputs, axis=self.channel_axis)
-        largest = ops.max(inputs, axis=self.channel_axis, initial=-math.inf)
-        largest = ops.broadcast_to(largest, ops.shape(mean))  # an empty batch's is a scalar
-        logits = self.convolution(ops.stack([mean, largest], axis=-1))
-        if self.batch_norm is not None:
-            logits = self.batch_norm(logits, training=training)
-        return self.from_channels_last(self.sigmoid(logits))
+        return self.pooled_gate(training)(inputs)
+
+    def pooled_gate(self, training=None):
+        """Gives the gate as what it makes of the pixels' pooled values."""
+
+        def gate(mean, largest):
+            logits = self.convolution(ops.stack([mean, largest], axis=-1))
+            if self.batch_norm is not None:
+                logits = self.batch_norm(logits, training=training)
+            return self.from_channels_last(self.sigmoid(logits))
+
+        return gating.PooledGate((self.channel_axis % 4,), ("avg", "max"), gate)
 
     def compute_scores_shape(self, input_shape):
         batch, height, width, _ = self.image_shape(input_shape)
