@@ -187,7 +187,7 @@ def pyramid(model):
         ValueError: If no layer has such a name.
 
     Example:
-        >>> model = keras_visattn.models.ResNet(18, input_shape=(64, 96, 3))
+        >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> list(keras_visattn.models.pyramid(model).output)
         ['P2', 'P3', 'P4', 'P5']
     """

@@ -81,8 +81,9 @@ def MnasNet(
         (https://arxiv.org/abs/1904.09925).
 
     Example:
-        >>> keras_visattn.models.MnasNet(0.75).count_params()
-        2936438
+        >>> model = keras_visattn.models.MnasNet(0.35, classes=10)
+        >>> keras.ops.shape(model(keras.random.normal((2, 32, 40, 3))))
+        (2, 10)
     """
     checks.choice("attention", attention, KINDS)
     checks.fraction("dropout", dropout)

@@ -92,9 +92,9 @@ def ResNet(
         (https://arxiv.org/abs/1512.03385), and the paper of the attention.
 
     Example:
-        >>> model = keras_visattn.models.ResNet(26, "local", stem="attention")
-        >>> model.count_params()
-        10344064
+        >>> model = keras_visattn.models.ResNet(18, "cbam", filters=16, classes=10)
+        >>> keras.ops.shape(model(keras.random.normal((2, 40, 64, 3))))
+        (2, 10)
     """
     checks.choice("depth", depth, tuple(BLOCKS))
     checks.choice("stem", stem, ("conv", "attention"))

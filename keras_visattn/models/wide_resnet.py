@@ -55,8 +55,9 @@ def WideResNet(
         (https://arxiv.org/abs/1904.09925).
 
     Example:
-        >>> keras_visattn.models.WideResNet(16, 1, classes=10).count_params()
-        175642
+        >>> model = keras_visattn.models.WideResNet(10, 1, classes=10)
+        >>> keras.ops.shape(model(keras.random.normal((2, 32, 32, 3))))
+        (2, 10)
     """
     checks.positive_integer("depth", depth)
     checks.positive_integer("width", width)
