@@ -10,6 +10,7 @@ import math
 import keras
 
 from keras_visattn import layers
+from keras_visattn.models.retinanet import TopDown
 
 PRODUCTS = (
     *("AdditiveAttention", "Attention", "Conv", "ConvTranspose", "DepthwiseConv", "Dot", "Inner"),
@@ -18,7 +19,7 @@ PRODUCTS = (
 FREE_LAYERS = (
     *(keras.layers.BatchNormalization, keras.layers.GroupNormalization),
     *(keras.layers.LayerNormalization, keras.layers.Embedding, keras.layers.PReLU),
-    *(layers.CoordinateChannels2D, layers.SinusoidalPositionEncoding),
+    *(layers.CoordinateChannels2D, layers.SinusoidalPositionEncoding, TopDown),
 )
 
 
