@@ -10,6 +10,7 @@ from keras_visattn import kernels
 from keras_visattn.ops import checks
 
 POOLINGS = ("avg", "max", "lp", "lse")
+OF_THE_KERNEL = [((1, 2), ("avg", "max")), ((3,), ("avg", "max"))]  # axes, poolings of its gates
 
 
 class PooledGate(NamedTuple):
@@ -62,7 +63,7 @@ def refine(inputs, gates, parallel=False, implementation=None):
     checks.choice("implementation", implementation, (None, "core", "loops"))
     if implementation != "core":
         try:
-            if parallel or [gate[:2] for gate in gates] != OF_THE_KERNEL:
+            if parallel or [(gate.axes, gate.poolings) for gate in gates] != OF_THE_KERNEL:
                 raise NotImplementedError("The kernel takes a channel gate, then a spatial gate.")
             return kernels.refine(inputs, *(gate.function for gate in gates))
         except NotImplementedError:
@@ -73,6 +74,3 @@ def refine(inputs, gates, parallel=False, implementation=None):
         values.append(gate(inputs if parallel else outputs))
         outputs = outputs * values[-1]
     return outputs, values
-
-
-OF_THE_KERNEL = [((1, 2), ("avg", "max")), ((3,), ("avg", "max"))]
