@@ -104,6 +104,24 @@ def _multi_head_attention(layer, inputs, outputs):
     return macs
 
 
+def _encoder_block(layer, inputs, outputs):
+    x = inputs[0]
+    macs = _multi_head_attention(layer.attention, [x, x], [x])
+    return macs + _applied(math.prod(x[:-1]), layer.expand, layer.shrink)
+
+
+def _decoder_block(layer, inputs, outputs):
+    x, memory = inputs[:2]
+    macs = _multi_head_attention(layer.self_attention, [x, x], [x])
+    macs += _multi_head_attention(layer.cross_attention, [x, memory], [x])
+    return macs + _applied(math.prod(x[:-1]), layer.expand, layer.shrink)
+
+
+def _token_embedding(layer, inputs, outputs):
+    reverse = len(inputs[0]) == len(outputs[0])
+    return math.prod(outputs[0]) * layer.output_dim if reverse else 0
+
+
 def _matrix(layer, inputs, outputs):
     return math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-1])
 
@@ -139,4 +157,7 @@ RULES = {
     layers.SqueezeExcite: lambda layer, *_: _applied(
         1, layer.channel_attention.squeeze, layer.channel_attention.excite
     ),
+    layers.TokenEmbedding: _token_embedding,
+    layers.TransformerDecoderBlock: _decoder_block,
+    layers.TransformerEncoderBlock: _encoder_block,
 }

@@ -121,6 +121,33 @@ CASES = [
         ((2, 3, 4, 6), (2, 3, 5, 6)),
     ),
 ]
+BLOCK = {"num_heads": 2, "intermediate_dim": 10}
+CASES += [
+    *_rows(
+        "TransformerEncoderBlock",
+        BLOCK,
+        {"dropout": 0.5},
+        {"activation": "gelu"},
+        {"normalize_first": True, **KERNELS, **BIASES},
+        shapes=((2, 7, 6),),
+    ),
+    *_rows(
+        "TransformerDecoderBlock",
+        BLOCK,
+        {"dropout": 0.5},
+        {"activation": "gelu"},
+        {"normalize_first": True, **KERNELS, **BIASES},
+        shapes=((2, 7, 6), (2, 5, 4)),
+    ),
+    *_rows(
+        "TokenEmbedding",
+        {"input_dim": 5, "output_dim": 4},
+        {"padding_token": 0},
+        {"embeddings_initializer": "ones", "embeddings_regularizer": "l2"},
+        {"embeddings_constraint": "unit_norm"},
+        shapes=((2, 7),),
+    ),
+]
 CASES.append(
     Case(
         "MultiHeadAttention",

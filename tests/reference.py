@@ -32,6 +32,11 @@ from reference_loops import (
     under,
     windows2d,
 )
+from reference_transformer import (
+    token_embedding,
+    transformer_decoder_block,
+    transformer_encoder_block,
+)
 
 
 def relative_position_embedding2d(
@@ -273,4 +278,7 @@ REFERENCES = {
     "GatherExcite": gather_excite,
     "BAM": bam,
     "GALA": gala,
+    "TransformerEncoderBlock": transformer_encoder_block,
+    "TransformerDecoderBlock": transformer_decoder_block,
+    "TokenEmbedding": token_embedding,
 }

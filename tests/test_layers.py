@@ -200,7 +200,11 @@ def test_one_model_serves_several_sizes(case, jit_compile, monkeypatch):
         np.testing.assert_allclose(outputs, answer(layer, image), atol=1e-4, rtol=1e-4)
 
 
-UNSEEN = {"flash_attention": "test_multi_head_attention.py", "data_format": "channels_first above"}
+UNSEEN = {
+    "flash_attention": "test_multi_head_attention.py",
+    "data_format": "channels_first above",
+    "padding_token": "test_transformer.py",
+}
 
 
 def fingerprint(case, without=()):

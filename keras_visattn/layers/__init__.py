@@ -22,3 +22,6 @@ from keras_visattn.layers.relative_position_embedding2d import (
 )
 from keras_visattn.layers.spatial_attention import SpatialAttention as SpatialAttention
 from keras_visattn.layers.squeeze_excite import SqueezeExcite as SqueezeExcite
+from keras_visattn.layers.token_embedding import TokenEmbedding as TokenEmbedding
+from keras_visattn.layers.transformer import TransformerDecoderBlock as TransformerDecoderBlock
+from keras_visattn.layers.transformer import TransformerEncoderBlock as TransformerEncoderBlock
