@@ -175,10 +175,11 @@ class TopDown(ImageLayer):
 
     def call(self, inputs):
         finer, coarser = inputs
-        sizes = list(ops.shape(finer))
+        cut = [slice(None)] * 4
         for axis in self.spatial_axes:
             coarser = ops.repeat(coarser, 2, axis=axis)
-        return finer + ops.slice(coarser, [0] * 4, sizes)
+            cut[axis] = slice(ops.shape(finer)[axis])
+        return finer + coarser[tuple(cut)]
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])
