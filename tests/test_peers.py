@@ -1,6 +1,6 @@
-"""Peers of the benchmark that claim to be a layer of ours answer as it does, with its weights."""
+"""Peers that claim to be a layer or a network of ours answer as it does, with its weights."""
 
-import importlib.util
+import re
 from pathlib import Path
 
 import keras
@@ -9,28 +9,21 @@ import pytest
 from building import numpy, randomize
 from test_reference import sample
 
-from keras_visattn import layers
+from keras_visattn import layers, models
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-WITHOUT_TIMM = (
-    "timm is not installed: it asks for torchvision, whose wheel does not load beside PyTorch's "
-    "build for the CPU. `pip install --no-deps timm` is enough."
-)
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch", reason="the peers are PyTorch's modules"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+    ),  # timm
+]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the peers are PyTorch's modules")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # timm
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "naive CBAM",
-        pytest.param(
-            "timm",
-            marks=pytest.mark.skipif(not importlib.util.find_spec("timm"), reason=WITHOUT_TIMM),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["naive CBAM", "timm"])
 def test_cbam_answers_and_learns_as_its_peers(name, training, monkeypatch):
     import torch
 
@@ -59,3 +52,51 @@ def test_cbam_answers_and_learns_as_its_peers(name, training, monkeypatch):
         (x * factors).sum().backward()
     scale = float(expected.grad.abs().max())
     np.testing.assert_allclose(found.grad, expected.grad, atol=1e-5 * scale)
+
+
+def place_of(name):
+    """Says where timm's network has a layer of ours."""
+    kind = name.rpartition("_")[-1]
+    if name.startswith("stem"):
+        return f"{kind}1"
+    stage, block, part = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(?:conv|bn)", name).groups()
+    within = f"downsample.{int(kind == 'bn')}" if part == "shortcut" else f"{kind}{part}"
+    return f"layer{stage}.{int(block) - 1}.{within}"
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_answers_as_timms(depth, monkeypatch):
+    import torch
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import benchmark_peers
+
+    benchmark_peers.timm_layers()
+    import timm
+
+    torch.manual_seed(0)
+    peer = timm.create_model(f"resnet{depth}", num_classes=10).eval()
+    model = models.ResNet(depth, classes=10, classifier_activation=None)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        with torch.no_grad():
+            if isinstance(layer, keras.layers.Dense):
+                layer.set_weights([peer.fc.weight.T.numpy(), peer.fc.bias.numpy()])
+                continue
+            module = peer.get_submodule(place_of(layer.name))
+            if isinstance(layer, keras.layers.Conv2D):
+                layer.set_weights([module.weight.permute(2, 3, 1, 0).numpy()])
+            else:
+                for values in (module.weight, module.running_var):
+                    values.uniform_(0.5, 1.5)
+                for values in (module.bias, module.running_mean):
+                    values.normal_()
+                values = module.weight, module.bias, module.running_mean, module.running_var
+                layer.set_weights([value.numpy() for value in values])
+    for size in ((64, 64), (97, 131)):
+        images = sample(1, *size, 3)
+        with torch.no_grad():
+            expected = peer(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(numpy(model(images)), expected, atol=1e-5 * scale)
