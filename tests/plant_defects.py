@@ -57,8 +57,8 @@ DEFECTS = [
     ("channel gate of the loops without the pixels' largest values", GATE_LOOPS, GATE_KERNELS,
      "to_gate[c] += (share + equals * share_of_most) * line[c]", "to_gate[c] += share * line[c]"),
     ("NaN lost by the loops", GATE_LOOPS, GATE_KERNELS, "if total == total:", "if True:"),
-    ("map's gradient not handed on by the loops", "kernels/torch_gates.py", GATE_KERNELS,
-     "seen = handed_on if maps.requires_grad else maps", "seen = maps"),
+    ("map's gradient not handed on by the loops", GATE_LOOPS, GATE_KERNELS,
+     "to_line[c] = up[c] + to_mean[c]", "to_line[c] = to_mean[c]"),
 ]  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def pool(inputs, axes, name):
     `"lp"` is the square root of the sum of squares, `"lse"` the logarithm of the sum of
     exponentials.
     """
+    if 0 in inputs.shape:  # nothing to choose the largest from
+        return ops.mean(inputs, axis=axes)
     if name == "max":
         return ops.amax(inputs, axis=axes)
     wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
