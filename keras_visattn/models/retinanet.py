@@ -154,9 +154,13 @@ def _head(levels, stack, name, num_anchors, size, last_bias):
     )
     if blocks.channel_axis() == 1:
         tower.append(keras.layers.Permute((2, 3, 1), name=f"{name}_channels_last"))
-    tower.append(keras.layers.Reshape((-1, size), name=f"{name}_flat"))
     for layer in tower:
         levels = [layer(x) for x in levels]
+    # Not one for all: in Keras 3.8 it keeps the shape of the first map.
+    levels = [
+        keras.layers.Reshape((-1, size), name=f"{name}_P{number}_flat")(x)
+        for number, x in enumerate(levels, 3)
+    ]
     return keras.layers.Concatenate(axis=1, dtype="float32", name=name)(levels)
 
 
