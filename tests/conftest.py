@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+CACHE = ".pytest_cache/jax"
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -24,10 +26,17 @@ def pytest_cmdline_main(config):
 
 
 def pytest_configure(config):
-    if hasattr(config, "workerinput") and os.environ.get("KERAS_BACKEND") == "torch":
+    if not hasattr(config, "workerinput"):
+        return
+    backend = os.environ.get("KERAS_BACKEND")
+    if backend == "torch":
         import torch
 
         torch.set_num_threads(1)
+    if backend == "jax":  # what it compiled once, it reads the next time
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.rootpath / CACHE))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.fixture(autouse=True)
