@@ -59,6 +59,12 @@ DEFECTS = [
     ("NaN lost by the loops", GATE_LOOPS, GATE_KERNELS, "if total == total:", "if True:"),
     ("map's gradient not handed on by the loops", GATE_LOOPS, GATE_KERNELS,
      "to_line[c] = up[c] + to_mean[c]", "to_line[c] = to_mean[c]"),
+    ("cached keys seen too early", "layers/transformer.py", "tests/test_transformer_blocks.py",
+     "causal=True, start=position", "causal=False, start=position"),
+    ("embeddings not scaled", "layers/token_embedding.py", "tests/test_transformer_blocks.py",
+     "rows * self.output_dim**0.5", "rows"),
+    ("memory's mask forgotten", "models/greedy_decoder.py", "tests/test_greedy_decoder.py",
+     "memory_mask=mask, cache", "memory_mask=None, cache"),
 ]  # fmt: skip
 
 
