@@ -4,10 +4,10 @@ Each module has the same names. `fused_attention` computes what `ops.attention` 
 `NotImplementedError` before it computes, and then the op's own formula serves. `window_attention`
 does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `refine` does so for the
 channel and spatial gates of CBAM; the loops behind it are in `gates`. `compiled` hands a function
-of tensors to the backend's compiler where that pays. `recomputed` keeps nothing for the gradient
-(`keras.remat`, which Keras has since 3.9). `scores_at_a_time` is how many scores a chunk of work
-may make, `tile_length` how many pixels a side of a tile has at least; their effect is what
-`examples/benchmark.py` measures.
+of tensors to the backend's compiler where that pays; `fuses_operations` says whether one fuses the
+formulas' operations. `recomputed` keeps nothing for the gradient (`keras.remat`, which Keras has
+since 3.9). `scores_at_a_time` is how many scores a chunk of work may make, `tile_length` how many
+pixels a side of a tile has at least; their effect is what `examples/benchmark.py` measures.
 """
 
 import importlib
@@ -20,6 +20,7 @@ fused_attention = _kernels.fused_attention
 window_attention = _kernels.window_attention
 refine = _kernels.refine
 compiled = _kernels.compiled
+fuses_operations = _kernels.fuses_operations
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time
 tile_length = _kernels.tile_length

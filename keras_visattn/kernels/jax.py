@@ -55,6 +55,11 @@ def compiled(function):
     return function
 
 
+def fuses_operations():
+    """XLA compiles all programs, and eager operations one by one."""
+    return True
+
+
 def recomputed(function):
     """Gives a function whose intermediate results are computed again for the gradient."""
     return jax.checkpoint(function)

@@ -97,6 +97,11 @@ def compiled(function):
     return call
 
 
+def fuses_operations():
+    """Where XLA compiles the graph."""
+    return _compiled_by_xla()
+
+
 def recomputed(function):
     """Gives a function whose intermediate results are computed again for the gradient."""
     return tf.recompute_grad(function)

@@ -95,6 +95,11 @@ def compiled(function):
     return function
 
 
+def fuses_operations():
+    """Each operation runs by itself."""
+    return False
+
+
 def recomputed(function):
     """Gives a function whose intermediate results are computed again for the gradient."""
     return functools.partial(checkpoint, function, use_reentrant=False)

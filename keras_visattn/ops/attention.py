@@ -117,24 +117,33 @@ def _core_in_chunks(query, key, value, mask, scale):
 
 
 def _core(query, key, value, mask, scale, dropout=0.0, seed=None):
-    """The formula: the averages `(B, N, T, E)`, and the scores `(B, N, T, S)` before dropout.
-
-    The normalization comes last, which lets XLA fuse the whole without a tensor of scores.
-    """
+    """The formula: the averages `(B, N, T, E)`, and the scores `(B, N, T, S)` before dropout."""
     wide = keras.backend.result_type(query.dtype, "float32")
     query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
     logits = ops.einsum("bntd,bnsd->bnts", query * scale, key)
     if mask is not None:
         logits = ops.where(mask, logits, masked_logit(wide))
-    largest = ops.max(logits, axis=-1, keepdims=True, initial=masked_logit(wide))
-    weights = ops.exp(logits - ops.stop_gradient(largest))
+    weights, total = _weights(logits)
     if mask is not None:
         weights = ops.where(mask, weights, 0.0)
-    total = ops.sum(weights, axis=-1, keepdims=True)
-    total = ops.where(total > 0, total, 1.0)
+    if total is None:
+        total = ops.sum(weights, axis=-1, keepdims=True)
+        total = ops.where(total > 0, total, 1.0)
     kept = keras.random.dropout(weights, dropout, seed=seed) if dropout > 0 else weights
     outputs = ops.einsum("bnts,bnse->bnte", kept, wide_value) / total
     return ops.cast(outputs, value.dtype), ops.cast(weights / total, value.dtype)
+
+
+def _weights(logits):
+    """Gives what the softmax weighs by, and the total to divide by, or None if it is to be summed.
+
+    Where XLA compiles, the division comes last: it then fuses the whole without a tensor of
+    scores.
+    """
+    if not kernels.fuses_operations():
+        return ops.softmax(logits, axis=-1), 1.0
+    largest = ops.max(logits, axis=-1, keepdims=True, initial=masked_logit(logits.dtype))
+    return ops.exp(logits - ops.stop_gradient(largest)), None
 
 
 def _check(query, key, value, mask):
