@@ -188,7 +188,8 @@ def detections(
         >>> anchors = keras.ops.convert_to_tensor([[0.0, 0, 8, 8], [0, 0, 8, 9], [9, 9, 16, 16]])
         >>> outputs = {"boxes": keras.ops.zeros((1, 3, 4)), "classes": keras.ops.ones((1, 3, 1))}
         >>> found = keras_visattn.ops.detections(outputs, anchors, 16, max_detections=3)
-        >>> print([int(c) for c in found["classes"][0]])
+        >>> classes = found["classes"]
+        >>> print([int(c) for c in classes[0]])
         [0, 0, -1]
     """
     anchors = _boxes("anchors", anchors, 2)
