@@ -16,6 +16,11 @@ torch_only = pytest.mark.skipif(BACKEND != "torch", reason="XLA fuses the formul
 MAPS = [(3, 9, 7, 20), (2, 5, 4, 6), (2, 6, 3, 1), (2, 1, 1, 40), (2, 41, 53, 3)]
 
 
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch):
+    monkeypatch.setattr(gates, "SMALLEST", 1)
+
+
 class Refine(keras.layers.Layer):
     """A layer's gates by one implementation: the product, or both gates in one number a pixel."""
 
@@ -176,6 +181,14 @@ def test_a_map_that_is_not_differentiated_costs_no_gradient(monkeypatch):
     _, loops = both((2, 5, 4, 6))
     (loops(sample(2, 5, 4, 6)) ** 2).sum().backward()
     assert written == [None, None]
+
+
+@torch_only
+def test_small_maps_take_the_formula(monkeypatch):
+    monkeypatch.setattr(gates, "SMALLEST", 2**20)
+    _, loops = both((2, 5, 4, 6))
+    with pytest.raises(NotImplementedError):
+        loops.call(keras.ops.convert_to_tensor(sample(2, 5, 4, 6)))
 
 
 def test_loops_refuse_what_they_cannot_do():

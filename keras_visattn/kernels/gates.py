@@ -13,6 +13,7 @@ import numpy as np
 from keras_visattn.kernels.threads import run
 
 BAND = 2**18  # numbers, at most
+SMALLEST = 2**20  # numbers of a map, below which it takes longer to call the loops than to run them
 NO_PIXELS = np.empty((0, 1), np.float32)
 
 
@@ -27,14 +28,14 @@ def loops():
 
 def pool_pixels(maps, mean, largest, counts):
     """Each channel's mean and largest value, and how often it has that: three arrays `(B, C)`."""
-    bands = _bands(maps)
-    parts = np.empty((3, len(bands), maps.shape[-1]), np.float32)
 
-    def pool(number, image, band):
-        loops().pool_pixels(maps[image, band], *parts[:, number])
+    def pool(image, band):
+        parts = np.empty((3, maps.shape[-1]), np.float32)
+        loops().pool_pixels(maps[image, band], *parts)
+        return parts
 
-    run(pool, [(number, *band) for number, band in enumerate(bands)])
-    sums, most, often = parts.reshape(3, maps.shape[0], -1, maps.shape[-1])
+    parts = np.reshape(_by_bands(pool, maps), (maps.shape[0], -1, 3, maps.shape[-1]))
+    sums, most, often = np.moveaxis(parts, 2, 0)
     np.divide(sums.sum(1), np.float32(maps.shape[1]), out=mean)
     np.max(most, axis=1, out=largest)
     np.sum(often, axis=1, where=most == largest[:, None], out=counts)
@@ -55,7 +56,7 @@ def pool_pixels_backward(maps, largest, counts, to_mean, to_largest, upstream, t
             to_maps[image, band],
         )
 
-    run(differentiate, _bands(maps))
+    _by_bands(differentiate, maps)
 
 
 def pool_channels(maps, gates, mean, largest):
@@ -66,7 +67,7 @@ def pool_channels(maps, gates, mean, largest):
             maps[image, band], gates[image], mean[image, band], largest[image, band]
         )
 
-    run(pool, _bands(maps))
+    _by_bands(pool, maps)
 
 
 def pool_channels_backward(maps, gates, largest, to_mean, to_largest, upstream, to_maps, to_gates):
@@ -86,7 +87,7 @@ def pool_channels_backward(maps, gates, largest, to_mean, to_largest, upstream, 
         )
         return to_gate
 
-    _sum_by_image(run(differentiate, _bands(maps)), to_gates)
+    _sum_by_image(_by_bands(differentiate, maps), to_gates)
 
 
 def multiply(maps, gates, pixel_gates, products):
@@ -97,7 +98,7 @@ def multiply(maps, gates, pixel_gates, products):
             maps[image, band], gates[image], pixel_gates[image, band], products[image, band]
         )
 
-    run(fill, _bands(maps))
+    _by_bands(fill, maps)
 
 
 def multiply_backward(maps, gates, pixel_gates, upstream, to_maps, to_gates, to_pixel_gates):
@@ -116,18 +117,19 @@ def multiply_backward(maps, gates, pixel_gates, upstream, to_maps, to_gates, to_
         )
         return to_gate
 
-    _sum_by_image(run(differentiate, _bands(maps)), to_gates)
+    _sum_by_image(_by_bands(differentiate, maps), to_gates)
 
 
-def _bands(maps):
-    """Pairs of an image and a slice of its pixels, as many for each image."""
+def _by_bands(function, maps):
+    """Calls a function of an image and a slice of its pixels, as many slices for each image."""
     batch, pixels, channels = maps.shape
     size = min(max(1, BAND // channels), 1024)  # sums of more would lose digits
-    return [
+    jobs = [
         (image, slice(start, start + size))
         for image in range(batch)
         for start in range(0, pixels, size)
     ]
+    return run(function, jobs)
 
 
 def _sum_by_image(parts, sums):

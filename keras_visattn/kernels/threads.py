@@ -1,15 +1,34 @@
 """Work side by side, on the processors that this process may use."""
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 
 def run(function, jobs):
-    """Calls a function with the arguments of each job, and gives what it returns, in order."""
-    if len(jobs) <= 1:
-        return [function(*job) for job in jobs]
-    with ThreadPoolExecutor(min(len(jobs), processors())) as pool:
-        return list(pool.map(lambda job: function(*job), jobs))
+    """Calls a function with the arguments of each job, and gives what it returns, in order.
+
+    The calling thread works too, so that it never waits for one that the system has not started.
+    """
+    results = [None] * len(jobs)
+    numbers = iter(range(len(jobs)))  # each number goes to one thread
+
+    def work():
+        for number in numbers:
+            results[number] = function(*jobs[number])
+
+    count = min(len(jobs), processors()) - 1
+    helpers = [_pool(count).submit(work) for _ in range(count)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+    return results
+
+
+@functools.cache
+def _pool(count):
+    return ThreadPoolExecutor(count)
 
 
 def processors():

@@ -23,14 +23,14 @@ def refine(inputs, channel_gate, pixel_gate):
         The second product, and the list of both gates.
 
     Raises:
-        NotImplementedError: If the map is not a plain tensor of float32 on the CPU, if PyTorch
-            compiles, traces or transforms the program, or if numba is not installed.
+        NotImplementedError: If the map is not a plain tensor of float32 on the CPU, or is small,
+            if PyTorch compiles, traces or transforms the program, or if numba is not installed.
     """
     if (
         type(inputs) not in (torch.Tensor, torch.nn.Parameter)
         or inputs.device.type != "cpu"
         or inputs.dtype != torch.float32
-        or inputs.numel() == 0
+        or inputs.numel() < gates.SMALLEST
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
