@@ -1,9 +1,13 @@
 """The networks have the papers' parameters and operations; the page that says so is up to date."""
 
+import math
 import pathlib
 import sys
 
 import pytest
+
+from keras_visattn import layers
+from keras_visattn.models.resnet import BLOCKS
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -67,29 +71,47 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_to_the_last_digit(name):
     make, expected = PARAMETERS[name]
-    figure = published_figures.Figure(name, make)
-    assert published_figures.profile_of(figure).parameters == expected
+    assert profile_of(make).parameters == expected
+
+
+def test_a_cbam_of_256_channels():
+    for use_bias, expected in ((True, 8_564), (False, 8_292)):
+        layer = layers.CBAM(use_bias=use_bias)
+        layer.build((None, 8, 8, 256))
+        assert sum(math.prod(w.shape) for w in layer.trainable_weights) == expected
+
+
+def profile_of(make):
+    return published_figures.profile_of(published_figures.Figure("", make))
+
+
+def flops(make):
+    return profile_of(make).flops / 1e9
+
+
+def relative_logits(depth, side):
+    """The products of queries with rows and columns, which some counts leave out, in GFLOPs."""
+    maps = zip(BLOCKS[depth][1:], (side, 14, 7), strict=True)
+    return sum(2 * blocks * n**2 * 2 * n * 160 for blocks, n in maps) / 1e9
 
 
 def test_operations():
-    def flops(make):
-        return published_figures.profile_of(published_figures.Figure("", make)).flops / 1e9
-
     assert flops(resnet(50)) == pytest.approx(8.178, abs=5e-4)
     for depth, convolutions, attention in ((26, 4.68, 4.48), (38, 6.43, 5.73), (50, 8.18, 6.97)):
         assert flops(resnet(depth)) == pytest.approx(convolutions, abs=6e-3)
         assert flops(local(depth)) == pytest.approx(attention, abs=6e-3)
-    # The relative logits: queries with each row and each column of the pooled map, at least 20
-    # channels a head.
-    for depth, blocks, expected in ((34, (4, 6, 3), 7.18), (50, (4, 6, 3), 8.40)):
-        pixels = [14 * 14, 14 * 14, 7 * 7]
-        sides = [14, 14, 7]
-        logits = sum(
-            count * area * 2 * side * 160
-            for count, area, side in zip(blocks, pixels, sides, strict=True)
-        )
+    for depth, expected in ((34, 7.18), (50, 8.40), (101, 16.28), (152, 24.12)):
         total = flops(resnet(depth, "augmented"))
-        assert total - 2 * logits / 1e9 == pytest.approx(expected, abs=6e-3)
+        assert total - relative_logits(depth, 14) == pytest.approx(expected, abs=6e-3)
+    unpooled = flops(resnet(50, "augmented", attention_pool=1))
+    assert unpooled - relative_logits(50, 28) == pytest.approx(9.37, abs=6e-3)
+    # A stem with relative logits in its blocks, and whose mixing of values is free.
+    pixels, window, channels = 224 * 224, 4 * 4, 64
+    for depth, expected in ((26, 4.67), (38, 5.91), (50, 7.15)):
+        profile = profile_of(local(depth, stem="attention"))
+        (stem,) = (row.macs for row in profile.rows if row.name == "stem")
+        counted = pixels * (6 * 3 * channels + 3 * window * channels)
+        assert 2 * (profile.macs - stem + counted) / 1e9 == pytest.approx(expected, abs=6e-3)
     extra = flops(resnet(50, "cbam")) - flops(resnet(50))
     assert extra / 2 == pytest.approx(0.0064, abs=5e-5)
 
