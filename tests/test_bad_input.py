@@ -111,6 +111,11 @@ def test_bad_attention_shapes():
         ops.attention(query, query, query, mask=tensor(2, 4, 5, 6))
     with pytest.raises(ValueError, match=r"`implementation` must .*Received: "):
         ops.attention(query, query, query, implementation="fast")
+    rows, columns = tensor(2, 4, 5, 5), tensor(2, 4, 5, 1)
+    ops.attention(query, query, query, relative_logits=(rows, columns))
+    for terms in ((rows,), (rows, tensor(2, 5, 1)), (rows, rows), (rows, tensor(2, 2, 5, 1))):
+        with pytest.raises(ValueError, match=r"must .*Received: "):
+            ops.attention(query, query, query, relative_logits=terms)
 
 
 @pytest.mark.parametrize("attend", [ops.local_attention_2d, ops.block_attention_2d])

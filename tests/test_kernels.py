@@ -55,6 +55,25 @@ def test_attention_in_chunks_of_images_and_of_queries(limit, mask, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", [None, "core"])
+@pytest.mark.parametrize("limit", [1, 100, 10_000])
+def test_terms_of_rows_and_columns_are_added_to_the_logits(limit, implementation, monkeypatch):
+    query, key, value = sample(2, 3, 6, 4), sample(2, 3, 20, 4, seed=2), sample(2, 3, 20, 4, seed=3)
+    rows, columns = sample(2, 3, 6, 4, seed=4), sample(2, 3, 6, 5, seed=5)
+    logits = np.einsum("bntd,bnsd->bnts", query, key)
+    logits += (rows[..., :, None] + columns[..., None, :]).reshape(logits.shape)
+    weights = np.exp(0.7 * logits)
+    expected = np.einsum("bnts,bnse->bnte", weights / weights.sum(-1, keepdims=True), value)
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
+    found = ops.attention(
+        *map(keras.ops.convert_to_tensor, (query, key, value)),
+        relative_logits=[keras.ops.convert_to_tensor(x) for x in (rows, columns)],
+        scale=0.7,
+        implementation=implementation,
+    )
+    np.testing.assert_allclose(numpy(found), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 7), (7, 4)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_fused_kernel_answers_as_the_core(sizes, masked):

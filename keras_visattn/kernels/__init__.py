@@ -16,6 +16,7 @@ import keras
 
 _kernels = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
+fuses_attention = _kernels.fuses_attention
 fused_attention = _kernels.fused_attention
 window_attention = _kernels.window_attention
 refine = _kernels.refine

@@ -8,6 +8,11 @@ from tensorflow.python.ops import control_flow_util
 from keras_visattn.kernels import windows
 
 
+def fuses_attention():
+    """TensorFlow has no fused attention."""
+    return False
+
+
 def fused_attention(query, key, value, mask, scale):
     raise NotImplementedError("TensorFlow has no fused attention.")
 

@@ -10,6 +10,11 @@ from keras_visattn.kernels import windows
 from keras_visattn.kernels.torch_gates import refine as refine
 
 
+def fuses_attention():
+    """PyTorch has a fused attention, which wants all terms of the logits in the heads."""
+    return True
+
+
 def fused_attention(query, key, value, mask, scale):
     """Averages the values as `ops.attention` does.
 

@@ -13,7 +13,6 @@ from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
 from keras_visattn.ops.heads import flatten_pixels, heads_first, split_heads
 from keras_visattn.ops.interpolation import resize_linear
-from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import average_pool_2d, output_length, window_spans
 
 POSITIONS = ("relative", "sinusoidal", "coordinates", None)
@@ -209,16 +208,14 @@ class AugmentedConv2D(ImageAttention):
             x = self.encoding(x)
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         parts = split_heads(self.projection(x), self.num_heads, [keys, keys, values])
-        query, key, value = (heads_first(part) for part in parts)
+        query, key, value = (flatten_pixels(heads_first(part)) for part in parts)
+        terms = None
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(parts[0])
-            query, key = fold_logits(query, key, *terms)
-        else:
-            query, key = flatten_pixels(query), flatten_pixels(key)
+            terms = [flatten_pixels(x) for x in terms]
         outputs = attention(
-            query,
-            key,
-            flatten_pixels(value),
+            *(query, key, value),
+            relative_logits=terms,
             scale=self.key_dim**-0.5,
             return_scores=return_scores,
         )

@@ -8,9 +8,8 @@ from keras import ops
 from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
-from keras_visattn.ops.heads import from_sequence, heads_first, scores_shape, to_sequence
+from keras_visattn.ops.heads import flatten_pixels, from_sequence, scores_shape, to_sequence
 from keras_visattn.ops.masks import joint_mask
-from keras_visattn.ops.relative_position import fold_logits
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -196,18 +195,14 @@ class MultiHeadAttention(KernelLayer):
             training: Boolean, whether the dropout acts.
         """
         axes = self._axes(query.shape)
-        query_heads, key_heads = self.query_dense(query), keys
+        query_heads, terms = self.query_dense(query), None
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
-            maps = heads_first(query_heads), heads_first(key_heads)
-            query_heads, key_heads = fold_logits(*maps, *terms)
-        else:
-            query_heads, key_heads = to_sequence(query_heads, axes), to_sequence(key_heads, axes)
+            terms = [flatten_pixels(x) for x in terms]
         outputs = attention(
-            query_heads,
-            key_heads,
-            to_sequence(values, axes),
+            *(to_sequence(x, axes) for x in (query_heads, keys, values)),
             mask=mask,
+            relative_logits=terms,
             scale=self.key_dim**-0.5,
             dropout=self.dropout if training else 0.0,
             seed=self.seed_generator,

@@ -1,10 +1,13 @@
 """Scaled dot-product attention (Vaswani et al., 2017)."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks
+from keras_visattn.ops.relative_position import fold_logits
 
 
 def masked_logit(dtype):
@@ -17,6 +20,7 @@ def attention(
     key,
     value,
     mask=None,
+    relative_logits=None,
     scale=None,
     dropout=0.0,
     seed=None,
@@ -26,13 +30,17 @@ def attention(
     """Averages the values by the softmax of the scaled products of queries and keys.
 
     `softmax(scale * query @ key^T) @ value`, head by head. The softmax is computed in float32 at
-    least. A query that may attend to no key gets zeros, and its scores are zeros.
+    least. A query that may attend to no key gets zeros, and its scores are zeros. Where the keys
+    are the pixels of a map, each logit may have a term of the key's row and a term of its column:
+    `scale * (query . key + row_logits[row] + column_logits[column])`.
 
     Args:
         query: Tensor `(B, N, T, D)`.
         key: Tensor `(B, N, S, D)`.
         value: Tensor `(B, N, S, E)`.
         mask: Boolean tensor that broadcasts to `(B, N, T, S)`, `True` where a query may attend.
+        relative_logits: Pair of tensors, `(B, N, T, A)` for the rows and `(B, N, T, C)` for the
+            columns, if the keys are a map of A rows and C columns.
         scale: Float, factor of the logits. Defaults to `D ** -0.5`.
         dropout: Float, share of the scores that is dropped before the values are averaged.
         seed: Integer or `keras.random.SeedGenerator` of the dropout.
@@ -61,7 +69,8 @@ def attention(
     if mask is not None:
         mask = ops.cast(mask, "bool")
         mask = ops.reshape(mask, (1,) * (4 - len(mask.shape)) + tuple(ops.shape(mask)))
-    _check(query, key, value, mask)
+    terms = () if relative_logits is None else tuple(relative_logits)
+    _check(query, key, value, mask, terms)
     checks.choice("implementation", implementation, (None, "core", "fused", "flash"))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     wants_more = return_scores or dropout > 0
@@ -71,56 +80,76 @@ def attention(
             f"Received: return_scores={return_scores}, dropout={dropout}"
         )
     if wants_more:
-        outputs, scores = _core(query, key, value, mask, scale, dropout, seed)
+        outputs, scores = _core(query, key, value, mask, terms, scale, dropout, seed)
         return (outputs, scores) if return_scores else outputs
     if implementation == "flash":
+        query, key = _folded(query, key, terms)
         query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
         outputs = ops.dot_product_attention(
             query, key, value, mask=mask, scale=scale, flash_attention=True
         )
         return ops.swapaxes(outputs, 1, 2)
-    if implementation != "core":
+    if implementation == "fused" or (implementation is None and kernels.fuses_attention()):
         try:
-            return kernels.fused_attention(query, key, value, mask, scale)
+            return kernels.fused_attention(*_folded(query, key, terms), value, mask, scale)
         except NotImplementedError:
             if implementation == "fused":
                 raise
-    return _core_in_chunks(query, key, value, mask, scale)
+    return _core_in_chunks(query, key, value, mask, terms, scale)
 
 
-def _core_in_chunks(query, key, value, mask, scale):
+def _folded(query, key, terms):
+    """Query and key whose products hold the terms of rows and columns."""
+    if not terms:
+        return query, key
+    sizes = [ops.shape(x)[-1] for x in terms]
+    key = ops.reshape(key, (*ops.shape(key)[:2], *sizes, ops.shape(key)[-1]))
+    return fold_logits(query[..., None, :], key, *(x[..., None, :] for x in terms))
+
+
+def _core_in_chunks(query, key, value, mask, terms, scale):
     """Images in chunks; where the scores of one are too many, one by one, its queries in chunks."""
     _, heads, length, _ = query.shape
     cost_of_query = chunks.cost_of(heads, key.shape[2])
-    tensors = [query, key, value]
+    by_query = [query, *terms]
     if mask is not None:
         batch, queries = ops.shape(query)[0], ops.shape(query)[2]
         shape = batch, ops.shape(mask)[1], queries, ops.shape(mask)[3]
-        tensors.append(ops.broadcast_to(mask, shape))
+        by_query.append(ops.broadcast_to(mask, shape))
 
-    def core(query, key, value, mask=None):
-        return _core(query, key, value, mask, scale)[0]
+    def core(query, *rest):
+        *more, key, value = rest
+        terms_of_chunk, masks = more[: len(terms)], more[len(terms) :]
+        return _core(query, key, value, masks[0] if masks else None, terms_of_chunk, scale)[0]
 
-    def core_by_queries(query, key, value, *mask):
-        def core_of_queries(query, *rest):
-            query, *mask = (ops.moveaxis(x, 0, 2) for x in (query, *rest[:-2]))
-            return ops.moveaxis(core(query, *rest[-2:], *mask), 2, 0)
+    def core_by_queries(*tensors):
+        def core_of_queries(*tensors):
+            *pieces, key, value = tensors
+            pieces = (ops.moveaxis(x, 0, 2) for x in pieces)
+            return ops.moveaxis(core(*pieces, key, value), 2, 0)
 
-        by_query = [ops.moveaxis(x, 2, 0) for x in (query, *mask)]
-        outputs = chunks.in_chunks(core_of_queries, by_query, [key, value], cost_of_query)
+        *whole, key, value = tensors
+        pieces = [ops.moveaxis(x, 2, 0) for x in whole]
+        outputs = chunks.in_chunks(core_of_queries, pieces, [key, value], cost_of_query)
         return ops.moveaxis(outputs, 0, 2)
 
     cost = chunks.cost_of(cost_of_query, length)
     if cost is not None and cost <= kernels.scores_at_a_time():
-        return chunks.in_chunks(core, tensors, [], cost)
-    return chunks.in_chunks(core_by_queries, tensors, [], None)
+        return chunks.in_chunks(core, [*by_query, key, value], [], cost)
+    return chunks.in_chunks(core_by_queries, [*by_query, key, value], [], None)
 
 
-def _core(query, key, value, mask, scale, dropout=0.0, seed=None):
+def _core(query, key, value, mask, terms, scale, dropout=0.0, seed=None):
     """The formula: the averages `(B, N, T, E)`, and the scores `(B, N, T, S)` before dropout."""
     wide = keras.backend.result_type(query.dtype, "float32")
     query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
     logits = ops.einsum("bntd,bnsd->bnts", query * scale, key)
+    if terms:
+        rows, columns = (ops.cast(x, wide) * scale for x in terms)
+        shape = ops.shape(logits)
+        logits = ops.reshape(logits, (*shape[:3], ops.shape(rows)[-1], ops.shape(columns)[-1]))
+        logits = logits + rows[..., :, None] + columns[..., None, :]
+        logits = ops.reshape(logits, shape)
     if mask is not None:
         logits = ops.where(mask, logits, masked_logit(wide))
     weights, total = _weights(logits)
@@ -140,13 +169,13 @@ def _weights(logits):
     Where XLA compiles, the division comes last: it then fuses the whole without a tensor of
     scores.
     """
-    if not kernels.fuses_operations():
+    if not kernels.fuses_operations() and logits.shape[-1] != 1:  # Keras warns of a single key
         return ops.softmax(logits, axis=-1), 1.0
     largest = ops.max(logits, axis=-1, keepdims=True, initial=masked_logit(logits.dtype))
     return ops.exp(logits - ops.stop_gradient(largest)), None
 
 
-def _check(query, key, value, mask):
+def _check(query, key, value, mask, terms):
     shapes = {"query": query.shape, "key": key.shape, "value": value.shape}
     for name, shape in shapes.items():
         if len(shape) != 4:
@@ -159,3 +188,19 @@ def _check(query, key, value, mask):
     if mask is not None:
         batch, heads, length, _ = query.shape
         checks.broadcastable("mask", mask.shape, (batch, heads, length, key.shape[2]))
+    if not terms:
+        return
+    shapes = [tuple(x.shape) for x in terms]
+    received = f"Received: {shapes}, query={tuple(query.shape)}, key={tuple(key.shape)}"
+    if [len(shape) for shape in shapes] != [4, 4]:
+        raise ValueError(
+            "`relative_logits` must be two tensors with the axes (batch, heads, queries, rows or "
+            f"columns of keys). {received}"
+        )
+    for shape in shapes:
+        checks.same_axes("query", query.shape, "relative_logits", shape, (0, 1, 2))
+    sizes = [shape[-1] for shape in shapes]
+    if None not in (*sizes, key.shape[2]) and math.prod(sizes) != key.shape[2]:
+        raise ValueError(
+            f"The rows and columns of `relative_logits` must be those of the keys. {received}"
+        )
