@@ -206,31 +206,41 @@ def profile_of(figure):
         return complexity.profile(figure.make(), figure.shape)
 
 
+def read(published):
+    """Gives what is printed as a number, and the step to which it is rounded."""
+    digits, unit = re.fullmatch(r"([\d.,]+) ?([MG]?)\*?", published).groups()
+    scale = {"": 1, "M": 10**6, "G": 10**9}[unit]
+    return float(digits.replace(",", "")) * scale, scale / 10 ** len(digits.partition(".")[2])
+
+
 def beyond_rounding(published, counted):
     """Says whether a count differs from what is printed by more than the printing rounds."""
-    number, unit = re.fullmatch(r"([\d.,]+) ?([MG]?)\*?", published).groups()
-    scale = {"": 1, "M": 10**6, "G": 10**9}[unit]
-    decimals = len(number.partition(".")[2])
-    return abs(float(number.replace(",", "")) * scale - counted) > 0.5001 * scale / 10**decimals
+    number, step = read(published)
+    return abs(number - counted) > 0.5001 * step
+
+
+def with_difference(text, published, counted):
+    if not published:
+        return text
+    difference = counted / read(published)[0] - 1
+    return f"{text} ({difference:+.2%})" if difference else f"{text} (the same)"
 
 
 def row_of(figure, unit):
     """Gives the cells of a network's row."""
     profile = profile_of(figure)
+    printed = figure.parameters, figure.operations
     counts = profile.parameters, getattr(profile, unit)
-    pairs = list(zip((figure.parameters, figure.operations), counts, strict=True))
-    differs = any(beyond_rounding(*pair) for pair in pairs if pair[0])
+    texts = f"{counts[0]:,}", f"{counts[1] / 1e9:.3f} G"
+    differs = any(beyond_rounding(p, c) for p, c in zip(printed, counts, strict=True) if p)
     if differs and not figure.reason:
         raise ValueError(
             "A figure beyond its rounding must have its reason. "
-            f"Received: network={figure.network}, published and counted={pairs}"
+            f"Received: network={figure.network}, published={printed}, counted={counts}"
         )
-    reason = figure.reason if differs else ""
-    return [
-        figure.network,
-        *(figure.parameters, f"{counts[0]:,}", figure.operations, f"{counts[1] / 1e9:.3f} G"),
-        reason,
-    ]
+    ours = map(with_difference, texts, printed, counts)
+    pairs = [cell for pair in zip(printed, ours, strict=True) for cell in pair]
+    return [figure.network, *pairs, figure.reason if differs else ""]
 
 
 def write(table):
