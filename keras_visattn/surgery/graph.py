@@ -103,36 +103,38 @@ def hidden_convolutions(model):
     ]
 
 
-def graphs(model):
-    """Lists the graphs of a model and of the models in it."""
-    inner = [c.layer for c in candidates(model) if is_walkable(c.layer)]
-    return [graph_of(m) for m in (*inner, backbone_of(model) or model)]
-
-
-def residual_branches(graph):
+def residual_branches(model):
     """Lists the operations that give an addition of two maps its deeper one, the branch.
 
     The other one, the shortcut, is the block's input, or has passed through fewer operations.
+    Models inside the model are searched too.
     """
-    depths = {}
+    inner = [c.layer for c in candidates(model) if is_walkable(c.layer)]
     branches = []
-    for call in calls(graph):
-        depth = 1 + max((depths.get(id(x), 0) for x in call.input_tensors), default=0)
-        depths |= {id(x): depth for x in call.output_tensors}
-        if _is_addition(call):
-            branch = max(call.input_tensors, key=lambda x: depths.get(id(x), 0))
-            branches.append(branch._keras_history.operation)
+    for graph in map(graph_of, (*inner, backbone_of(model) or model)):
+        depths = {}
+        for call in calls(graph):
+            depth = 1 + max((depths.get(id(x), 0) for x in call.input_tensors), default=0)
+            depths |= {id(x): depth for x in call.output_tensors}
+            if _is_addition(call):
+                branch = max(call.input_tensors, key=lambda x: depths.get(id(x), 0))
+                branches.append(branch._keras_history.operation)
     return list(dict.fromkeys(branches))
 
 
-def stage_ends(graph):
+def stage_ends(model):
     """Lists the operations that give the last map before each that makes maps smaller.
 
     Such a map is the only way from the input to the output: it lies in no branch. What is padded,
     what comes before the first convolution, and, where there are blocks with additions, what
-    comes before the first of them, is none.
+    comes before the first of them, is none. A model that has its convolutions in models inside
+    it has its stages there.
     """
+    graph = graph_of(backbone_of(model) or model)
     order = calls(graph)
+    inner = [call.operation for call in order if is_walkable(call.operation)]
+    if inner and not any(_convolves(c.operation) for c in order if c.operation not in inner):
+        return [end for part in inner for end in stage_ends(part)]
     last_use = {}
     for place, call in enumerate(order):
         last_use |= {id(x): place for x in call.input_tensors}
@@ -141,16 +143,15 @@ def stage_ends(graph):
         next((place for place, call in enumerate(order) if _is_addition(call)), 0),
     )
     ends, end = [], None
-    crossing = max(last_use.get(id(x), 0) for x in graph.inputs)
+    crossing = max(last_use.get(id(x), 0) for x in graph.inputs)  # the last use of what there is
     for place, call in enumerate(order):
         if _reduces(call.operation) and end is not None:
             ends.append(end)
         x = call.output_tensors[0]
-        alone = crossing <= place  # nothing made before is used behind this call
-        crossing = max(crossing, last_use.get(id(x), 0))
         padded = isinstance(call.operation, keras.layers.ZeroPadding2D)
-        if alone and place >= first and len(x.shape) == 4 and not padded:
+        if crossing <= place and place >= first and len(x.shape) == 4 and not padded:
             end = call.operation
+        crossing = max(crossing, last_use.get(id(x), 0))
     return list(dict.fromkeys([*ends, end] if end is not None else ends))
 
 

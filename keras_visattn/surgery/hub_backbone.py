@@ -37,12 +37,13 @@ class HubBackbone(keras_hub.models.FeaturePyramidBackbone):
         settings = source.get_config()
         if isinstance(source, cls):
             settings = settings["settings"]
-        own = ("name", "trainable", "dtype")
         kept = {
             name: value
             for name, value in settings.items()
-            if name not in own and isinstance(value, (bool, int, float, str, list, tuple))
+            if isinstance(value, (bool, int, float, str, list, tuple)) and not hasattr(cls, name)
         }
+        for name in ("name", "trainable"):
+            kept.pop(name, None)
         return cls(graph, kept, dtype=source.dtype_policy, name=source.name)
 
     def get_config(self):

@@ -69,14 +69,10 @@ def find(model, match):
     if not matched:
         names = [f"{path} ({type(layer).__name__})" for layer, path, *_ in found]
         hidden = hidden_convolutions(model)
+        unreached = f"; these hide convolutions out of reach: {_start(hidden)}" if hidden else ""
         raise ValueError(
             f"`match` must fit a layer of the graph. Received: match={match}, {len(names)} layers, "
-            f"{_start(names)}"
-            + (
-                f"; these hide convolutions that are out of reach: {_start(hidden)}"
-                if hidden
-                else ""
-            )
+            f"{_start(names)}{unreached}"
         )
     return matched
 

@@ -201,7 +201,8 @@ def _compile_as(model, rebuilt):
     if not model.compiled:
         return
     try:
-        rebuilt.compile_from_config(model.get_compile_config())
+        config = keras.saving.deserialize_keras_object(model.get_compile_config())
+        rebuilt.compile(**config)
     except Exception as error:
         warnings.warn(
             f"The new model is not compiled, since the old one's `compile` cannot be repeated from "

@@ -6,7 +6,7 @@ from keras_visattn import layers
 from keras_visattn.layers.kernel_layer import KERNEL_ARGUMENTS
 from keras_visattn.ops import checks
 from keras_visattn.surgery.editing import insert_after, replace
-from keras_visattn.surgery.graph import graphs, residual_branches, stage_ends
+from keras_visattn.surgery.graph import residual_branches, stage_ends
 from keras_visattn.surgery.matching import find, is_spatial_convolution
 
 
@@ -43,7 +43,7 @@ def add_cbam(model, where="block", identity_start=True, **arguments):
     """
     places = {"block": residual_branches, "stage": stage_ends}
     checks.choice("where", where, tuple(places))
-    chosen = {id(layer) for graph in graphs(model) for layer in places[where](graph)}
+    chosen = {id(layer) for layer in places[where](model)}
     if not chosen:
         raise ValueError(
             f"`model` must have a {where} of maps; put a gate behind layers of your choice by "
