@@ -58,10 +58,11 @@ def load_checkpoint(model, path, skip=()):
 
     Example:
         >>> model = keras_visattn.models.ResNet(18, "cbam", filters=16)
-        >>> keras_visattn.weights.load_checkpoint(model, "no.pth")
+        >>> keras_visattn.weights.load_checkpoint(
+        ...     model, "no_such_file.pth"
+        ... )  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
-            ...
-        FileNotFoundError: ...
+        FileNotFoundError: `path` must be a file.
     """
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     entries = _entries(Path(path))

@@ -22,6 +22,10 @@ FLOORS = ["kernels", "ops", "layers", "models"]  # what is not here stands on to
 SECTIONS = ["Args:", "Input shape:", "Output shape:", "Raises:", "Reference:", "Example:"]
 FORBIDDEN_NAMES = {"utils", "base", "common", "helpers", "config", "core"}
 BACKENDS = {"tensorflow", "jax", "torch"}
+OPTIONAL = {  # what an extra installs, and the one file that needs it
+    "hub_backbone.py": {"keras_hub"},
+    "weights.py": {"safetensors", "torch"},  # it reads PyTorch's files, under every backend
+}
 
 
 def floor_of(module):
@@ -48,7 +52,7 @@ def test_file_keeps_the_house_rules(path):
         if name.startswith("keras_visattn."):
             assert floor_of(name) <= floor_of(module), f"{module} imports {name}"
         else:
-            allowed = {"keras", "numpy", "keras_visattn"}
+            allowed = {"keras", "numpy", "keras_visattn"} | OPTIONAL.get(path.name, set())
             if path.parent.name == "kernels":
                 # the one backend that it is for, and a compiler of loops
                 allowed |= {path.stem.split("_")[0], "numba"}
@@ -92,6 +96,8 @@ def test_no_concrete_layer_inherits_from_another():
 
 DOCUMENTED = {
     "profile": keras_visattn.complexity.profile,
+    "load_checkpoint": keras_visattn.weights.load_checkpoint,
+    **{n: v for n, v in vars(keras_visattn.surgery).items() if inspect.isfunction(v)},
     **PUBLIC_LAYERS,
     **{n: v for n, v in vars(keras_visattn.ops).items() if callable(v)},
     **{n: v for n, v in vars(keras_visattn.models).items() if callable(v)},

@@ -36,7 +36,7 @@ def replace(model, match, layer, transfer=None):
             layer without a proper config.
 
     Example:
-        >>> model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3))
+        >>> model = keras.applications.VGG16(include_top=False, weights=None)
         >>> pool = keras.layers.AveragePooling2D(2)
         >>> new = keras_visattn.surgery.replace(model, keras.layers.MaxPooling2D, pool)
         >>> type(new.get_layer("block1_pool")).__name__
@@ -76,7 +76,7 @@ def insert_after(model, match, layer):
         ValueError: As in `replace`.
 
     Example:
-        >>> model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3))
+        >>> model = keras.applications.VGG16(include_top=False, weights=None)
         >>> gate = keras_visattn.layers.CBAM(identity_start=True)
         >>> new = keras_visattn.surgery.insert_after(model, "block?_pool", gate)
         >>> len(new.layers) - len(model.layers)

@@ -35,11 +35,10 @@ def add_cbam(model, where="block", identity_start=True, **arguments):
         (https://arxiv.org/abs/1807.06521).
 
     Example:
-        >>> model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
+        >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> new = keras_visattn.surgery.add_cbam(model, where="stage")
-        >>> gates = [layer.name for layer in new.layers if layer.name.endswith("cbam")]
-        >>> gates[:3]
-        ['conv2_block3_out_cbam', 'conv3_block4_out_cbam', 'conv4_block6_out_cbam']
+        >>> [layer.name for layer in new.layers if layer.name.endswith("cbam")]
+        ['P2_cbam', 'P3_cbam', 'P4_cbam', 'P5_cbam']
     """
     places = {"block": residual_branches, "stage": stage_ends}
     checks.choice("where", where, tuple(places))
@@ -81,7 +80,8 @@ def augment_convolutions(
         (https://arxiv.org/abs/1904.09925).
 
     Example:
-        >>> model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3))
+        >>> shape = (32, 32, 3)
+        >>> model = keras.applications.VGG16(include_top=False, weights=None, input_shape=shape)
         >>> new = keras_visattn.surgery.augment_convolutions(model, last=3)
         >>> [layer.name for layer in new.layers if "augmented" in layer.name]
         ['block5_conv1_augmented', 'block5_conv2_augmented', 'block5_conv3_augmented']
@@ -125,10 +125,10 @@ def replace_convolutions(model, last=None, match=is_spatial_convolution, **argum
         (https://arxiv.org/abs/1906.05909).
 
     Example:
-        >>> model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
-        >>> new = keras_visattn.surgery.replace_convolutions(model, kernel_size=5)
-        >>> model.count_params() - new.count_params() > 8_000_000
-        True
+        >>> model = keras_visattn.models.ResNet(18, filters=16)
+        >>> new = keras_visattn.surgery.replace_convolutions(model, last=2, kernel_size=5)
+        >>> type(new.get_layer("stage4_block2_2_conv")).__name__
+        'LocalSelfAttention2D'
     """
 
     def local(convolution):
