@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS, REFERENCE = "tests/test_layers.py", "tests/test_reference.py"
 KERNELS = "tests/test_kernels.py"
 GATE_KERNELS = "tests/test_gate_kernels.py"
+SURGERY = "tests/test_surgery.py"
 LOOPS = "kernels/window_loops.py"
 GATE_LOOPS = "kernels/gate_loops.py"
 WITHOUT = {LOOPS: ("tensorflow",), GATE_LOOPS: ("tensorflow", "jax")}  # where a file never runs
@@ -65,6 +66,16 @@ DEFECTS = [
      "rows * self.output_dim**0.5", "rows"),
     ("memory's mask forgotten", "models/greedy_decoder.py", "tests/test_greedy_decoder.py",
      "memory_mask=mask, cache", "memory_mask=None, cache"),
+    ("state of what stays not copied", "surgery/rebuilding.py", SURGERY,
+     "        for old, new in self.copies:\n            copy_values(old, new)\n", ""),
+    ("frozen layers train", "surgery/rebuilding.py", SURGERY,
+     "trainable = old.trainable and id(old) not in frozen", "trainable = True"),
+    ("shortcut gated, not the branch", "surgery/graph.py", SURGERY,
+     "branch = max(call.input_tensors", "branch = min(call.input_tensors"),
+    ("kernels of other channels kept", "surgery/recipes.py", SURGERY,
+     "weight[..., : kept.filters]", "weight[..., -kept.filters :]"),
+    ("maximum and mean not swapped", "weights.py", "tests/test_weights.py",
+     "value[:, :, ::-1]", "value"),
 ]  # fmt: skip
 
 
