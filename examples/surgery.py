@@ -98,9 +98,9 @@ def classifier_of_keras_cv(train, test, epochs, folder):
 
     train, test = ((np.tile(x, (1, 4, 4, 3)) * 255, labels) for x, labels in (train, test))
     backbone = keras_cv.models.ResNetV2Backbone(
-        stackwise_filters=[64, 128],
-        stackwise_blocks=[2, 2],
-        stackwise_strides=[1, 2],
+        stackwise_filters=[64],
+        stackwise_blocks=[2],
+        stackwise_strides=[1],
         include_rescaling=True,
         input_shape=(32, 32, 3),
     )
