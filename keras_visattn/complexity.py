@@ -111,7 +111,7 @@ def profile(model, input_shape=None):
         ValueError: If the model is neither functional nor sequential or is not built, a size of
             its inputs is unknown, or `input_shape` does not fit the model.
 
-    Example:
+    Examples:
         >>> images = keras.Input((8, 8, 3))
         >>> outputs = keras_visattn.layers.LocalSelfAttention2D(8, 3, num_heads=2)(images)
         >>> keras_visattn.complexity.profile(keras.Model(images, outputs)).macs

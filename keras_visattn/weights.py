@@ -56,7 +56,7 @@ def load_checkpoint(model, path, skip=()):
         Woo et al., 2018, "CBAM: Convolutional Block Attention Module"
         (https://arxiv.org/abs/1807.06521).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, "cbam", filters=16)
         >>> keras_visattn.weights.load_checkpoint(
         ...     model, "no_such_file.pth"

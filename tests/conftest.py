@@ -1,7 +1,10 @@
 """Runs the suite once a backend, each in its own process; `--backend` narrows it to some."""
 
+import ctypes
+import gc
 import os
 import re
+import sys
 import zlib
 
 import pytest
@@ -57,3 +60,16 @@ def seeded():
     keras.utils.set_random_seed(0)
     yield
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def released():
+    """Gives the memory of a file's tests back to the system: compiled programs take gigabytes."""
+    yield
+    if os.environ.get("KERAS_BACKEND") == "jax":
+        import jax
+
+        jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)

@@ -75,7 +75,7 @@ class AugmentedConv2D(ImageAttention):
         Bello et al., 2019, "Attention Augmented Convolutional Networks", section 3
         (https://arxiv.org/abs/1904.09925).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.AugmentedConv2D(128, 3)
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 128)

@@ -47,7 +47,7 @@ class BAM(ImageGate):
         Park et al., 2018, "BAM: Bottleneck Attention Module", section 3
         (https://arxiv.org/abs/1807.06514).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.BAM()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)

@@ -52,7 +52,7 @@ class CBAM(ImageAttention):
         Woo et al., 2018, "CBAM: Convolutional Block Attention Module", section 3
         (https://arxiv.org/abs/1807.06521).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.CBAM()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)

@@ -43,7 +43,7 @@ class GALA(ImageGate):
         Linsley et al., 2018, "Learning what and where to attend", section 3
         (https://arxiv.org/abs/1805.08819).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.GALA()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)

@@ -52,7 +52,7 @@ class GatherExcite(ImageGate):
         Hu et al., 2018, "Gather-Excite: Exploiting Feature Context in Convolutional Neural
         Networks", section 3 (https://arxiv.org/abs/1810.12348).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.GatherExcite(extent=4)
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)

@@ -54,7 +54,7 @@ class LocalAttentionStem2D(ImageAttention):
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3.3
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.LocalAttentionStem2D(64)
         >>> keras.ops.shape(layer(keras.random.normal((2, 32, 24, 3))))
         (2, 8, 6, 64)

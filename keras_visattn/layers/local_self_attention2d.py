@@ -55,7 +55,7 @@ class LocalSelfAttention2D(ImageAttention):
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.LocalSelfAttention2D(64, strides=2)
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 4, 3, 64)

@@ -68,7 +68,7 @@ class MultiHeadAttention(KernelLayer):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.2
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.MultiHeadAttention(num_heads=4, key_dim=8)
         >>> x = keras.random.normal((2, 8, 6, 32))
         >>> keras.ops.shape(layer(x, x))

@@ -38,7 +38,7 @@ class SinusoidalPositionEncoding(ImageLayer):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.5
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.SinusoidalPositionEncoding()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)
@@ -101,7 +101,7 @@ class CoordinateChannels2D(ImageLayer):
         Liu et al., 2018, "An Intriguing Failing of Convolutional Neural Networks and the CoordConv
         Solution", section 3 (https://arxiv.org/abs/1807.03247).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.CoordinateChannels2D()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 34)

@@ -51,7 +51,7 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
         (https://arxiv.org/abs/1904.09925); Shaw et al., 2018, "Self-Attention with Relative
         Position Representations" (https://arxiv.org/abs/1803.02155).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.RelativePositionEmbedding2D()
         >>> keras.ops.shape(layer(keras.random.normal((2, 4, 3, 8, 16))))
         (2, 8, 12, 12)

@@ -40,7 +40,7 @@ class SqueezeExcite(ImageGate):
         Hu et al., 2018, "Squeeze-and-Excitation Networks", section 3
         (https://arxiv.org/abs/1709.01507).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.SqueezeExcite()
         >>> keras.ops.shape(layer(keras.random.normal((2, 8, 6, 32))))
         (2, 8, 6, 32)

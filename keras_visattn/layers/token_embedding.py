@@ -41,7 +41,7 @@ class TokenEmbedding(keras.layers.Layer):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.4
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.TokenEmbedding(input_dim=100, output_dim=8)
         >>> x = layer(keras.ops.ones((2, 7), "int32"))
         >>> keras.ops.shape(x), keras.ops.shape(layer(x, reverse=True))

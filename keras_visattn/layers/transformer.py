@@ -46,7 +46,7 @@ class TransformerEncoderBlock(TransformerBlock):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.1
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.TransformerEncoderBlock(num_heads=4, intermediate_dim=64)
         >>> keras.ops.shape(layer(keras.random.normal((2, 7, 32))))
         (2, 7, 32)
@@ -125,7 +125,7 @@ class TransformerDecoderBlock(TransformerBlock):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.1
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> layer = keras_visattn.layers.TransformerDecoderBlock(num_heads=4, intermediate_dim=64)
         >>> x, memory = keras.random.normal((2, 7, 32)), keras.random.normal((2, 9, 32))
         >>> keras.ops.shape(layer(x, memory))

@@ -186,7 +186,7 @@ def pyramid(model):
     Raises:
         ValueError: If no layer has such a name.
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> list(keras_visattn.models.pyramid(model).output)
         ['P2', 'P3', 'P4', 'P5']

@@ -39,7 +39,7 @@ class GreedyDecoder(keras.Model):
         Vaswani et al., 2017, "Attention Is All You Need", section 3
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.Transformer(100, 2, 32, 64, num_heads=4)
         >>> decoder = keras_visattn.models.GreedyDecoder(model, 1, 2, max_length=5)
         >>> decoder.predict(keras.ops.ones((3, 9), "int32"), verbose=0).shape

@@ -25,7 +25,7 @@ class InverseSquareRootDecay(keras.optimizers.schedules.LearningRateSchedule):
         Vaswani et al., 2017, "Attention Is All You Need", section 5.3
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> schedule = keras_visattn.models.InverseSquareRootDecay(512)
         >>> optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9)
         >>> print(f"{float(schedule(3999)):.6f}")

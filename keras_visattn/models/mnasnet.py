@@ -80,7 +80,7 @@ def MnasNet(
         (https://arxiv.org/abs/1807.11626); Bello et al., 2019, section 4.3
         (https://arxiv.org/abs/1904.09925).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.MnasNet(0.35, classes=10)
         >>> keras.ops.shape(model(keras.random.normal((2, 32, 40, 3))))
         (2, 10)

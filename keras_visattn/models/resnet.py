@@ -91,7 +91,7 @@ def ResNet(
         He et al., 2015, "Deep Residual Learning for Image Recognition"
         (https://arxiv.org/abs/1512.03385), and the paper of the attention.
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, "cbam", filters=16, classes=10)
         >>> keras.ops.shape(model(keras.random.normal((2, 40, 64, 3))))
         (2, 10)

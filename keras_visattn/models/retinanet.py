@@ -58,7 +58,7 @@ def RetinaNet(
         (https://arxiv.org/abs/1708.02002); Ramachandran et al., 2019, section 4.2
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> backbone = keras_visattn.models.ResNet(18, filters=16)
         >>> model = keras_visattn.models.RetinaNet(backbone, 20, filters=32)
         >>> outputs = model(keras.ops.zeros((1, 97, 131, 3)))

@@ -37,7 +37,7 @@ class FocalLoss(keras.losses.Loss):
         Lin et al., 2017, "Focal Loss for Dense Object Detection", section 3
         (https://arxiv.org/abs/1708.02002).
 
-    Example:
+    Examples:
         >>> loss = keras_visattn.models.FocalLoss()
         >>> labels = keras.ops.convert_to_tensor([[0, -1, -2]])
         >>> print(f"{float(loss(labels, keras.ops.zeros((1, 3, 2)))):.4f}")
@@ -92,7 +92,7 @@ class SmoothL1Loss(keras.losses.Loss):
         Lin et al., 2017, "Focal Loss for Dense Object Detection", section 4
         (https://arxiv.org/abs/1708.02002).
 
-    Example:
+    Examples:
         >>> loss = keras_visattn.models.SmoothL1Loss()
         >>> targets = keras.ops.convert_to_tensor([[[0.0, 0, 0, 0, 1], [9.0, 9, 9, 9, 0]]])
         >>> print(float(loss(targets, keras.ops.ones((1, 2, 4)))))

@@ -60,7 +60,7 @@ def Transformer(
         Vaswani et al., 2017, "Attention Is All You Need", sections 3 and 5
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.Transformer(100, 2, 32, 64, num_heads=4)
         >>> source, target = keras.ops.ones((2, 9), "int32"), keras.ops.ones((2, 7), "int32")
         >>> keras.ops.shape(model([source, target]))

@@ -54,7 +54,7 @@ def WideResNet(
         (https://arxiv.org/abs/1605.07146); Bello et al., 2019, section 4.1
         (https://arxiv.org/abs/1904.09925).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.WideResNet(10, 1, classes=10)
         >>> keras.ops.shape(model(keras.random.normal((2, 32, 32, 3))))
         (2, 10)

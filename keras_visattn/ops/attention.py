@@ -61,7 +61,7 @@ def attention(
         Vaswani et al., 2017, "Attention Is All You Need", section 3.2
         (https://arxiv.org/abs/1706.03762).
 
-    Example:
+    Examples:
         >>> x = keras.random.normal((2, 4, 5, 8))
         >>> keras.ops.shape(keras_visattn.ops.attention(x, x, x))
         (2, 4, 5, 8)

@@ -47,7 +47,7 @@ def anchor_boxes(image_size, levels=LEVELS, scales=SCALES, aspect_ratios=ASPECT_
         Lin et al., 2017, "Focal Loss for Dense Object Detection", section 4
         (https://arxiv.org/abs/1708.02002).
 
-    Example:
+    Examples:
         >>> anchors = keras_visattn.ops.anchor_boxes((97, 131))
         >>> anchors.shape[0] == 9 * (13 * 17 + 7 * 9 + 4 * 5 + 2 * 3 + 1 * 2)
         True
@@ -102,7 +102,7 @@ def match_anchors(boxes, classes, anchors, positive_threshold=0.5, negative_thre
         Lin et al., 2017, "Focal Loss for Dense Object Detection", section 4
         (https://arxiv.org/abs/1708.02002).
 
-    Example:
+    Examples:
         >>> anchors = keras_visattn.ops.anchor_boxes((64, 64))
         >>> boxes = keras.ops.convert_to_tensor([[[0.0, 0.0, 32.0, 32.0]]])
         >>> targets = keras_visattn.ops.match_anchors(boxes, [[7]], anchors)
@@ -184,7 +184,7 @@ def detections(
         Lin et al., 2017, "Focal Loss for Dense Object Detection", section 4.1
         (https://arxiv.org/abs/1708.02002).
 
-    Example:
+    Examples:
         >>> anchors = keras.ops.convert_to_tensor([[0.0, 0, 8, 8], [0, 0, 8, 9], [9, 9, 16, 16]])
         >>> outputs = {"boxes": keras.ops.zeros((1, 3, 4)), "classes": keras.ops.ones((1, 3, 1))}
         >>> found = keras_visattn.ops.detections(outputs, anchors, 16, max_detections=3)

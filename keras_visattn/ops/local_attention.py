@@ -60,7 +60,7 @@ def local_attention_2d(
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> x = keras.random.normal((2, 9, 6, 4, 8))
         >>> keras.ops.shape(keras_visattn.ops.local_attention_2d(x, x, x, kernel_size=3))
         (2, 9, 6, 4, 8)
@@ -120,7 +120,7 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3.3
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> x = keras.random.normal((2, 9, 6, 4, 8))
         >>> keras.ops.shape(keras_visattn.ops.block_attention_2d(x, x, x, block_size=3))
         (2, 9, 6, 4, 8)

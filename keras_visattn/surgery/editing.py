@@ -35,7 +35,7 @@ def replace(model, match, layer, transfer=None):
             model cannot be made again: it has no graph, computes something beside it, or holds a
             layer without a proper config.
 
-    Example:
+    Examples:
         >>> model = keras.applications.VGG16(include_top=False, weights=None)
         >>> pool = keras.layers.AveragePooling2D(2)
         >>> new = keras_visattn.surgery.replace(model, keras.layers.MaxPooling2D, pool)
@@ -75,7 +75,7 @@ def insert_after(model, match, layer):
     Raises:
         ValueError: As in `replace`.
 
-    Example:
+    Examples:
         >>> model = keras.applications.VGG16(include_top=False, weights=None)
         >>> gate = keras_visattn.layers.CBAM(identity_start=True)
         >>> new = keras_visattn.surgery.insert_after(model, "block?_pool", gate)

@@ -59,7 +59,7 @@ def find(model, match):
     Raises:
         ValueError: If `match` is nothing of these, nothing matches, or the model has no graph.
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> [path for _, path, *_ in keras_visattn.surgery.find(model, "stage4*_2_conv")]
         ['stage4_block1_2_conv', 'stage4_block2_2_conv']

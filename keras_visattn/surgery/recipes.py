@@ -34,7 +34,7 @@ def add_cbam(model, where="block", identity_start=True, **arguments):
         Woo et al., 2018, "CBAM: Convolutional Block Attention Module", section 3, figure 3
         (https://arxiv.org/abs/1807.06521).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> new = keras_visattn.surgery.add_cbam(model, where="stage")
         >>> [layer.name for layer in new.layers if layer.name.endswith("cbam")]
@@ -79,7 +79,7 @@ def augment_convolutions(
         Bello et al., 2019, "Attention Augmented Convolutional Networks", section 4
         (https://arxiv.org/abs/1904.09925).
 
-    Example:
+    Examples:
         >>> shape = (32, 32, 3)
         >>> model = keras.applications.VGG16(include_top=False, weights=None, input_shape=shape)
         >>> new = keras_visattn.surgery.augment_convolutions(model, last=3)
@@ -124,7 +124,7 @@ def replace_convolutions(model, last=None, match=is_spatial_convolution, **argum
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3
         (https://arxiv.org/abs/1906.05909).
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, filters=16)
         >>> new = keras_visattn.surgery.replace_convolutions(model, last=2, kernel_size=5)
         >>> type(new.get_layer("stage4_block2_2_conv")).__name__

@@ -75,7 +75,7 @@ def report(before, after, input_shape=None):
     Raises:
         ValueError: As in `complexity.profile`.
 
-    Example:
+    Examples:
         >>> model = keras_visattn.models.ResNet(18, filters=16, input_shape=(32, 32, 3))
         >>> new = keras_visattn.surgery.add_cbam(model)
         >>> [change.path for change in keras_visattn.surgery.report(model, new).changes][:2]
