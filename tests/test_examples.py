@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -24,3 +25,93 @@ def test_surgery_shows_its_table(tmp_path, monkeypatch, capsys):
         assert before == start and float(moved) < 1e-5
     assert float(rows["augmented"][-2]) > 1e-3
     assert (tmp_path / "keras_cv.keras").is_file()
+
+
+def test_explain_draws_photographs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import explain
+
+    arguments = ["--epochs", "1", "--pieces", "8", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["explain.py", *arguments])
+    explain.main()
+    table = capsys.readouterr().out.rpartition("network ")[-1].splitlines()[1:3]
+    assert [line[:12].strip() for line in table] == list(explain.ATTENTIONS)
+    for name in ("grad_cam.png", "side_by_side.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def evidence(monkeypatch, tmp_path):
+    """The example on noise in the place of Fashion-MNIST, few of it, in this process."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import evidence
+
+    draw = np.random.default_rng(0)
+    split = draw.random((60, 28, 28, 1), "float32"), draw.integers(10, size=60).astype("int32")
+    monkeypatch.setattr(evidence.fashion_mnist, "load", lambda *_: (split, split, range(10)))
+    evidence.load.cache_clear()
+    return evidence
+
+
+def test_evidence_measures_a_run_and_writes_its_tables(evidence, tmp_path):
+    form = evidence.Form(seeds=2, width=8, epochs=1, placed_epochs=1, placed_images=40)
+    settings = evidence.Settings(form, tmp_path, tmp_path)
+    tasks = [evidence.Task("fashion_mnist", "convolution", seed) for seed in (0, 1)]
+    tasks += [evidence.Task("fashion_mnist", "squeeze-excite", seed) for seed in (0, 1)]
+    tasks.append(evidence.Task("placed", "CBAM", 0))
+    path = tmp_path / "runs.csv"
+    for task in tasks:
+        evidence.add(evidence.run(task, settings), path)
+    lines = evidence.evidence_report.read(path)
+    assert [evidence.Task(*list(line.values())[:3]) for line in lines] == tasks
+    assert 0 < lines[-1]["box_share"] < 0.5 and 0 < lines[-1]["gate_inside"] < 1
+    page = tmp_path / "page.md"
+    page.write_text(f"Before\n{evidence.evidence_report.HEADING}BEFORE")
+    text = evidence.evidence_report.write(path, tmp_path, page)
+    assert page.read_text().startswith("Before\n") and "BEFORE" not in page.read_text()
+    assert "### Does a gate help?" in text and "### Where does it look?" in text
+    assert (tmp_path / "differences.png").is_file()
+
+
+def test_evidence_compares_by_students_t(evidence):
+    accuracies = {"a": (0.90, 0.92), "b": (0.95, 0.97), "c": (0.91, 0.915)}
+    lines = [
+        {"variant": name, "accuracy": value, "parameters": 1, "macs": 1}
+        for name, values in accuracies.items()
+        for value in values
+    ]
+    first, b, c = evidence.evidence_report.comparisons(lines, "a", ["b", "c", "missing"])
+    # pooled variance (2 + 2 + 0.125) / 3, Student's t 3.182 at 3 degrees of freedom
+    assert np.isclose(b.margin, 3.182 * np.sqrt(4.125 / 3), rtol=1e-3)
+    assert np.isclose(b.difference, 5) and b.verdict == "better"
+    assert c.verdict == "not told apart" and first.verdict == ""
+
+
+def test_every_question_names_its_networks(evidence):
+    networks = evidence.evidence_networks
+    asked = [name for first, others in networks.QUESTIONS.values() for name in (first, *others)]
+    assert set(asked) == set(networks.VARIANTS) > networks.LONG
+    for variant in networks.VARIANTS.values():
+        assert networks.network(variant, (28, 28, 1), 10, width=8).output_shape == (None, 10)
+
+
+def test_boxes_hold_the_articles(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import placed_clothes
+
+    article = np.zeros((1, 28, 28, 1), "float32")
+    article[:, 5:20, 8:13] = 1
+    images, _, boxes = placed_clothes.place(article, np.zeros(1), 1, seed=3)
+    monkeypatch.setattr(placed_clothes, "backgrounds", lambda: [np.zeros((64, 64, 3), "float32")])
+    images, _, boxes = placed_clothes.place(article, np.zeros(1), 1, seed=3)
+    inside = placed_clothes.inside(boxes, images.shape)
+    assert inside.sum() == 15 * 5
+    np.testing.assert_array_equal(images[0].max(axis=-1) > 0, inside[0])
+
+
+def test_fashion_mnist_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import fashion_mnist
+
+    with pytest.raises(SystemExit, match=r"apt install dataset-fashion-mnist.*Received: data="):
+        fashion_mnist.builder_of(tmp_path / "data", tmp_path)

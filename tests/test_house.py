@@ -23,6 +23,7 @@ SECTIONS = ["Args:", "Input shape:", "Output shape:", "Raises:", "Reference:", "
 FORBIDDEN_NAMES = {"utils", "base", "common", "helpers", "config", "core"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 OPTIONAL = {  # what an extra installs, and the one file that needs it
+    "drawing.py": {"matplotlib"},
     "hub_backbone.py": {"keras_hub"},
     "weights.py": {"safetensors", "torch"},  # it reads PyTorch's files, under every backend
 }
@@ -98,6 +99,7 @@ DOCUMENTED = {
     "profile": keras_visattn.complexity.profile,
     "load_checkpoint": keras_visattn.weights.load_checkpoint,
     **{n: v for n, v in vars(keras_visattn.surgery).items() if inspect.isfunction(v)},
+    **{n: v for n, v in vars(keras_visattn.visualize).items() if inspect.isfunction(v)},
     **PUBLIC_LAYERS,
     **{n: v for n, v in vars(keras_visattn.ops).items() if callable(v)},
     **{n: v for n, v in vars(keras_visattn.models).items() if callable(v)},

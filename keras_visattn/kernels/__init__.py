@@ -8,6 +8,9 @@ of tensors to the backend's compiler where that pays; `fuses_operations` says wh
 formulas' operations. `recomputed` keeps nothing for the gradient (`keras.remat`, which Keras has
 since 3.9). `scores_at_a_time` is how many scores a chunk of work may make, `tile_length` how many
 pixels a side of a tile has at least; their effect is what `examples/benchmark.py` measures.
+
+`inference` and `gradient_at` run a model, and differentiate it at a tensor inside it, by the
+backend's own means.
 """
 
 import importlib
@@ -25,3 +28,5 @@ fuses_operations = _kernels.fuses_operations
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time
 tile_length = _kernels.tile_length
+inference = _kernels.inference
+gradient_at = _kernels.gradient_at

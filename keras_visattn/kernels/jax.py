@@ -4,6 +4,7 @@ import functools
 import importlib
 
 import jax
+import keras
 
 from keras_visattn.kernels import windows
 
@@ -78,3 +79,55 @@ def scores_at_a_time():
 def tile_length():
     """Small tiles waste few products, and the chunk stays in the cache."""
     return 4
+
+
+def inference(function, variables):
+    """Gives a function of arrays as one program that leaves the variables as they are."""
+
+    @jax.jit
+    def run(values, *inputs):
+        with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+            return function(*inputs)
+
+    return lambda *inputs: run([x.value for x in variables], *inputs)
+
+
+def gradient_at(function, variables):
+    """Gives a function that differentiates a score by a tensor on the way to it.
+
+    Args:
+        function: Function of `(tap, *inputs)` that passes one tensor through `tap`, goes on with
+            what that returns, and gives the score, a scalar.
+        variables: List of the Keras variables that it reads.
+
+    Returns:
+        A function of the inputs that gives the tensor and its gradient.
+    """
+
+    def differentiate(*inputs):
+        tensor = jax.eval_shape(lambda: _passed(function, inputs))
+
+        def score(shift):
+            passed = []
+
+            def tap(x):
+                passed.append(x)
+                return x + shift
+
+            return function(tap, *inputs), passed[0]
+
+        gradient, tensor = jax.grad(score, has_aux=True)(jax.numpy.zeros_like(tensor))
+        return tensor, gradient
+
+    return inference(differentiate, variables)
+
+
+def _passed(function, inputs):
+    passed = []
+
+    def tap(x):
+        passed.append(x)
+        return x
+
+    function(tap, *inputs)
+    return passed[0]

@@ -124,6 +124,29 @@ def tile_length():
     return 4
 
 
+def inference(function, variables):
+    """Gives the function as it is: outside a tape TensorFlow keeps nothing for gradients."""
+    return function
+
+
+def gradient_at(function, variables):
+    """Gives a function that differentiates a score; see the one for JAX."""
+
+    def differentiate(*inputs):
+        passed = []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+            def tap(x):
+                tape.watch(x)
+                passed.append(x)
+                return x
+
+            score = function(tap, *inputs)
+        return passed[0], tape.gradient(score, passed[0])
+
+    return differentiate
+
+
 def _in_trainer():
     """Whether Keras traces a step of fit, evaluate or predict: by the names of its functions."""
     graph = tf.compat.v1.get_default_graph()

@@ -118,3 +118,25 @@ def scores_at_a_time():
 def tile_length():
     """The fused kernel wants some queries at a time, and fewer copies of the keys."""
     return 8
+
+
+def inference(function, variables):
+    """Gives a function of arrays that keeps nothing for gradients."""
+    return torch.no_grad()(function)
+
+
+def gradient_at(function, variables):
+    """Gives a function that differentiates a score; see the one for JAX."""
+
+    @torch.enable_grad()
+    def differentiate(*inputs):
+        passed = []
+
+        def tap(x):
+            passed.append(x.detach().requires_grad_())
+            return passed[0]
+
+        score = function(tap, *inputs)
+        return passed[0].detach(), torch.autograd.grad(score, passed[0])[0]
+
+    return differentiate

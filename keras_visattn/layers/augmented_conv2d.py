@@ -184,7 +184,7 @@ class AugmentedConv2D(ImageAttention):
         self.combination = self._dense("combination", values)
         self.combination.build((batch, None, None, values))
         if self.position_embedding is not None:
-            height, width = self._attention_size(height, width)
+            height, width = self.attention_size(height, width)
             self.position_embedding.build((batch, height, width, self.num_heads, self.key_dim))
 
     def _dense(self, name, units):
@@ -243,7 +243,8 @@ class AugmentedConv2D(ImageAttention):
             for length, span in zip((height, width), spans, strict=True)
         )
 
-    def _attention_size(self, height, width):
+    def attention_size(self, height, width):
+        """Gives the size of the map that is attended over, for an image of a size."""
         return tuple(
             output_length(length, 0, self.attention_pool, "same")
             for length in self._output_size(height, width)
@@ -255,7 +256,7 @@ class AugmentedConv2D(ImageAttention):
 
     def compute_scores_shape(self, input_shape):
         batch, height, width, _ = self.image_shape(input_shape)
-        height, width = self._attention_size(height, width)
+        height, width = self.attention_size(height, width)
         pixels = None if None in (height, width) else height * width
         return (batch, self.num_heads, pixels, pixels)
 
