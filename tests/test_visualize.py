@@ -13,6 +13,7 @@ from keras import layers
 
 import keras_visattn
 from keras_visattn.visualize import attention_maps, grad_cam, show
+from keras_visattn.visualize.inspection import find_map
 
 DRAW = np.random.default_rng(5)
 IMAGES = DRAW.normal(size=(3, 8, 6, 3)).astype("float32")
@@ -114,6 +115,35 @@ def test_inner_models_several_outputs_and_maps_of_scores():
         grad_cam(model, IMAGES, "conv", 1, output=0),
         atol=1e-5,
     )
+
+
+def test_channels_first_is_channels_last():
+    def model_of(data_format):
+        keras.config.set_image_data_format(data_format)
+        shape = (8, 6, 3) if data_format == "channels_last" else (3, 8, 6)
+        images = keras.Input(shape)
+        local = keras_visattn.layers.LocalSelfAttention2D(8, 3, 2, name="local")
+        x = layers.ReLU()(local(images))
+        gate = keras_visattn.layers.CBAM(reduction_ratio=4, use_batch_norm=False, name="gate")
+        x = layers.GlobalAveragePooling2D()(gate(x))
+        model = keras.Model(images, layers.Dense(4)(x))
+        randomize(model)
+        array = IMAGES if data_format == "channels_last" else IMAGES.transpose(0, 3, 1, 2)
+        return grad_cam(model, array, "local"), attention_maps(model, array, query=(3, 2))
+
+    try:
+        found, expected = [model_of(x) for x in ("channels_first", "channels_last")]
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, last", [("MobileNetV2", "out_relu"), ("VGG16", "block5_pool")])
+def test_last_map_of_known_networks(name, last):
+    make_model = getattr(keras.applications, name)
+    target, data_format = find_map(make_model(weights=None, input_shape=(64, 64, 3), classes=5))
+    assert (target.name, data_format) == (last, "channels_last")
 
 
 class Subclassed(keras.Model):
