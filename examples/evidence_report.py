@@ -6,11 +6,13 @@ import math
 from typing import NamedTuple
 
 import evidence_networks
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
 HEADING = "## The runs\n"
+SCHEMES = {"light": "default", "dark": "dark_background"}  # of a page that shows the figure
 LOOKS = {
     "grad_cam_stage2_inside": "Grad-CAM, stage 2",
     "grad_cam_stage3_inside": "Grad-CAM, stage 3",
@@ -199,7 +201,9 @@ def write(path, folder, page=None):
     """
     lines = read(path)
     text = markdown(lines)
-    draw(lines, folder / "differences.png")
+    for scheme, style in SCHEMES.items():
+        with matplotlib.style.context(style):
+            draw(lines, folder / f"differences-{scheme}.png")
     (folder / "evidence.md").write_text(text)
     if page is not None:
         before, _, _ = page.read_text().partition(HEADING)

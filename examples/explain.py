@@ -37,7 +37,7 @@ def photographs():
         "cat": data.chelsea(),
         "coffee": data.coffee(),
         "rocket": data.rocket(),
-        "motorcycle": data.stereo_motorcycle()[0],
+        "cameraman": data.camera()[..., None].repeat(3, axis=-1),
         "galaxies": data.hubble_deep_field(),
         "retina": data.retina(),
         "temple": china,

@@ -10,7 +10,7 @@ since 3.9). `scores_at_a_time` is how many scores a chunk of work may make, `til
 pixels a side of a tile has at least; their effect is what `examples/benchmark.py` measures.
 
 `inference` and `gradient_at` run a model, and differentiate it at a tensor inside it, by the
-backend's own means.
+backend's own means. `devices` names what the backend runs on, `chosen` what serves there, and why.
 """
 
 import importlib
@@ -23,7 +23,9 @@ fuses_attention = _kernels.fuses_attention
 fused_attention = _kernels.fused_attention
 window_attention = _kernels.window_attention
 refine = _kernels.refine
+chosen = _kernels.chosen
 compiled = _kernels.compiled
+devices = _kernels.devices
 fuses_operations = _kernels.fuses_operations
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time

@@ -9,6 +9,29 @@ import keras
 from keras_visattn.kernels import windows
 
 
+def devices():
+    """Names the devices."""
+    return [str(device) for device in jax.devices()]
+
+
+def chosen():
+    """Says for each kind of work what serves, and why."""
+    local = "the formula in tiles, fused by XLA"
+    if jax.default_backend() != "cpu":
+        local += ": the loops are for the CPU"
+    elif windows.loops() is None:
+        local += ": numba is not installed"
+    elif _windows_in_programs() is None:
+        local += ": this JAX has no callbacks on buffers"
+    else:
+        local = "loops that numba compiles; tiles in exported programs"
+    return {
+        "attention": "the formula in chunks, fused by XLA",
+        "local attention": local,
+        "CBAM": "the formula, fused by XLA",
+    }
+
+
 def fuses_attention():
     """The formula is what XLA compiles best."""
     return False

@@ -8,6 +8,27 @@ from tensorflow.python.ops import control_flow_util
 from keras_visattn.kernels import windows
 
 
+def devices():
+    """Names the devices."""
+    return [device.name for device in tf.config.list_logical_devices()]
+
+
+def chosen():
+    """Says for each kind of work what serves, and why."""
+    local = "the formula in tiles, compiled by XLA in graphs"
+    if tf.config.list_physical_devices("GPU"):
+        local += ": the loops are for the CPU"
+    elif windows.loops() is None:
+        local += ": numba is not installed"
+    else:
+        local = "loops that numba compiles, in fit, evaluate and predict; tiles in saved programs"
+    return {
+        "attention": "the formula in chunks, compiled by XLA in graphs",
+        "local attention": local,
+        "CBAM": "the formula, operation by operation where XLA does not compile the model",
+    }
+
+
 def fuses_attention():
     """TensorFlow has no fused attention."""
     return False

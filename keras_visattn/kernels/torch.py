@@ -6,8 +6,29 @@ import torch
 from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
 
-from keras_visattn.kernels import windows
+from keras_visattn.kernels import gates, windows
 from keras_visattn.kernels.torch_gates import refine as refine
+
+
+def devices():
+    """Names the devices."""
+    count = torch.cuda.device_count()
+    names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
+    return names or [f"cpu ({torch.get_num_threads()} threads)"]
+
+
+def chosen():
+    """Says for each kind of work what serves, and why."""
+    fused = "scaled_dot_product_attention"
+    local, gated = f"{fused} in tiles", "the formula"
+    if torch.cuda.is_available():
+        why = ": the loops are for the CPU"
+    elif windows.loops() is None:
+        why = ": numba is not installed"
+    else:
+        local, why = f"loops that numba compiles; {local} in compiled or traced programs", ""
+        gated = f"loops that numba compiles, for maps of {gates.SMALLEST:,} numbers or more"
+    return {"attention": fused, "local attention": local + why, "CBAM": gated + why}
 
 
 def fuses_attention():

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_visattn.ops import checks
 
-INCHES = 2.4
+INCHES = 2.0  # the width of a column
 
 
 class Panel(NamedTuple):
@@ -71,7 +71,8 @@ def show(images, maps, path=None, titles=None, query=None, opacity=0.5):
     tables = [panel for panel in panels if panel.kind == "table"]
     panels = [panel for panel in panels if panel.kind != "table"]
     rows, columns = len(images) + bool(tables), max(1 + len(panels), len(tables))
-    figure = figure_class(figsize=(INCHES * columns, INCHES * rows), layout="constrained")
+    height = 0.8 * INCHES * images.shape[1] / images.shape[2] + 0.3
+    figure = figure_class(figsize=(INCHES * columns, height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -90,7 +91,7 @@ def show(images, maps, path=None, titles=None, query=None, opacity=0.5):
         figure.colorbar(axis.imshow(panel.values, aspect="auto", cmap="coolwarm"), ax=axis)
         axis.set_title(panel.title, fontsize="small")
     if path is not None:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=100)
     return figure
 
 
