@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from building import numpy, randomize
+from building import answer, numpy, randomize
 from test_reference import sample
 
 from keras_visattn import layers, models, surgery
@@ -455,3 +455,25 @@ def test_recipes_refuse_by_name(recipe, arguments, message):
         plain = keras.Model(images, L.Conv2D(4, 3)(images))
         with pytest.raises(ValueError, match="must have a block of maps"):
             surgery.add_cbam(plain)
+
+
+def test_layers_of_several_inputs_are_replaced():
+    inputs = keras.Input((5, 16))
+    other = keras.layers.Dense(16)(inputs)
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, other)
+    model = keras.Model(inputs, keras.layers.Add(name="sum")([y, inputs]))
+    x = sample(3, 5, 16)
+
+    def keep(old, new):
+        new.set_weights(old.get_weights())
+
+    new = surgery.replace(
+        model,
+        keras.layers.MultiHeadAttention,
+        lambda old: layers.MultiHeadAttention.from_config(old.get_config()),
+        transfer=keep,
+    )
+    assert type(new.get_layer("attention")) is layers.MultiHeadAttention
+    np.testing.assert_allclose(answer(new, x), answer(model, x), atol=1e-5)
+    averaged = surgery.replace(new, "sum", keras.layers.Average())
+    np.testing.assert_allclose(2 * answer(averaged, x), answer(model, x), atol=1e-5)

@@ -286,5 +286,6 @@ class MultiHeadAttention(KernelLayer):
 
     @classmethod
     def from_config(cls, config):
-        embedding = keras.saving.deserialize_keras_object(config["position_embedding"])
+        # A config of Keras' layer has none.
+        embedding = keras.saving.deserialize_keras_object(config.get("position_embedding"))
         return cls(**{**config, "position_embedding": embedding})

@@ -1,5 +1,6 @@
 """Other layers in the place of, or behind, some of a model's layers."""
 
+import inspect
 import re
 
 import keras
@@ -156,13 +157,24 @@ def _copy_given_values(edits):
                 copy_values(source, copy)
 
 
+def _inputs(layer, shape):
+    """Lists what a layer is called with: a tensor, a list of them, or several, as `call` says."""
+    if not isinstance(shape, list):
+        return [keras.KerasTensor(shape)]
+    tensors = [keras.KerasTensor(one) for one in shape]
+    named = inspect.signature(layer.call).parameters.values()
+    needed = [p for p in named if p.kind == p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    return tensors if len(needed) > 1 else [tensors]
+
+
 def _check_shape(candidate, sources, input_shape):
     """Refuses layers that do not keep the output's shape, trying copies without values."""
     try:
         with keras.StatelessScope(initialize_variables=False):
-            x = keras.KerasTensor(input_shape)
+            inputs = _inputs(candidate.layer, input_shape)
             for source in sources:
-                x = make_again(source)(x)
+                x = make_again(source)(*inputs)
+                inputs = [x]
         shape, reason = tuple(x.shape), ""
     except (TypeError, ValueError) as error:
         shape, reason = None, f" ({error})"
