@@ -15,6 +15,7 @@ LAYERS, REFERENCE = "tests/test_layers.py", "tests/test_reference.py"
 KERNELS = "tests/test_kernels.py"
 GATE_KERNELS = "tests/test_gate_kernels.py"
 SURGERY = "tests/test_surgery.py"
+VISUALIZE = "tests/test_visualize.py"
 LOOPS = "kernels/window_loops.py"
 GATE_LOOPS = "kernels/gate_loops.py"
 WITHOUT = {LOOPS: ("tensorflow",), GATE_LOOPS: ("tensorflow", "jax")}  # where a file never runs
@@ -76,6 +77,19 @@ DEFECTS = [
      "weight[..., : kept.filters]", "weight[..., -kept.filters :]"),
     ("maximum and mean not swapped", "weights.py", "tests/test_weights.py",
      "value[:, :, ::-1]", "value"),
+    ("negative evidence kept", "visualize/grad_cam.py", VISUALIZE,
+     "ops.relu(ops.sum(maps * weights(maps, slopes), axis=-1))",
+     "ops.abs(ops.sum(maps * weights(maps, slopes), axis=-1))"),
+    ("gradient of the probability", "visualize/grad_cam.py", VISUALIZE,
+     "tapped({target: listen, **gives_scores(model)})", "tapped({target: listen})"),
+    ("one class for all images", "visualize/grad_cam.py", VISUALIZE,
+     "ops.where(classes < 0, best, classes)", "ops.where(classes < 0, best, classes[:1])"),
+    ("rows and columns of a window mixed up", "visualize/attention_maps.py", VISUALIZE,
+     "index * len(columns) + other", "other * len(rows) + index"),
+    ("taps left in the model", "visualize/tapping.py", VISUALIZE,
+     "vars(layer).pop(_entry(layer), None)", "pass"),
+    ("taps heard by other threads", "visualize/tapping.py", VISUALIZE,
+     "if threading.get_ident() != thread:", "if False:"),
 ]  # fmt: skip
 
 
