@@ -8,7 +8,7 @@ import pytest
 from building import answer, numpy
 from test_reference import sample
 
-from keras_visattn import layers, surgery
+from keras_visattn import layers, surgery, visualize
 from keras_visattn.surgery.backbones import PyramidBackbone
 from keras_visattn.surgery.hub_backbone import HubBackbone
 
@@ -208,6 +208,10 @@ def test_a_classifier_keeps_its_class_and_its_head(library, tmp_path):
     gated = surgery.add_cbam(model)
     assert type(gated) is cls and len(gates_of(gated.backbone)) > 3
     close(answer(gated, IMAGES), answer(model, IMAGES))
+    gated_maps, maps = (visualize.grad_cam(m, IMAGES) for m in (gated, model))
+    assert maps.max() == 1 and maps.shape == IMAGES.shape[:3]
+    np.testing.assert_allclose(gated_maps, maps, atol=1e-4)
+    assert len(visualize.attention_maps(gated, IMAGES)) == len(gates_of(gated))
     if library == "cv":
         gated.compile("sgd", "sparse_categorical_crossentropy")
     trains_and_reloads(gated, tmp_path, lambda model: model.train_on_batch(IMAGES, LABELS))

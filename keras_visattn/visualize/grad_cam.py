@@ -61,7 +61,7 @@ def grad_cam(
         >>> keras_visattn.visualize.grad_cam(model, images, class_index=3).shape
         (2, 64, 48)
     """
-    weights = checks.choice("method", method, tuple(WEIGHTS)) and WEIGHTS[method]
+    weights = WEIGHTS[checks.choice("method", method, tuple(WEIGHTS))]
     checks.positive_integer("batch_size", batch_size)
     target, data_format = find_map(model, layer)
     images = tree.map_structure(ops.convert_to_numpy, images)

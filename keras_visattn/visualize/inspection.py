@@ -18,11 +18,9 @@ def find_map(model, layer=None):
         target = layer
         if not any(layer is part for part in _everything(model, operations)):
             raise ValueError(f"`layer` must be a part of the model. Received: {layer}")
-    before = [target, *(c.layer for c in operations)]
-    for place, (operation, *_) in enumerate(operations):
-        if operation is target:
-            before = [target, *(c.layer for c in reversed(operations[:place]))]
-    formats = (getattr(operation, "data_format", None) for operation in before)
+    order = [operation for operation, *_ in operations]
+    before = order[: order.index(target)] if target in order else order
+    formats = (getattr(x, "data_format", None) for x in (target, *reversed(before)))
     return target, next(filter(None, formats), keras.config.image_data_format())
 
 
