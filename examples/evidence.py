@@ -7,7 +7,7 @@ stopped. Then it writes the tables and draws the figures. Run it with
 
     python examples/evidence.py --output runs/evidence
 
-It takes an hour on 2 cores; `--long` trains wider networks for longer, with more seeds, on a GPU.
+It takes about an hour on 2 cores; `--long` trains wider networks for longer, on a GPU.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Form(NamedTuple):
     placed_images: int
 
 
-SHORT = Form(seeds=3, width=16, epochs=1, placed_epochs=4, placed_images=10_000)
+SHORT = Form(seeds=3, width=16, epochs=1, placed_epochs=3, placed_images=10_000)
 LONG = Form(seeds=5, width=64, epochs=20, placed_epochs=20, placed_images=60_000)
 PLACED_VARIANTS = (
     "convolution",
@@ -56,7 +56,6 @@ PLACED_VARIANTS = (
     "CBAM",
     "CBAM, spatial only",
     "augmented, ratio 0.25",
-    "local, k = 7",
 )
 
 
