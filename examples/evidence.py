@@ -33,6 +33,7 @@ import numpy as np
 import placed_clothes
 
 from keras_visattn import complexity, visualize
+from keras_visattn.layers import CBAM
 
 BATCH = 128
 LEARNING_RATE = 3e-3
@@ -50,13 +51,7 @@ class Form(NamedTuple):
 
 SHORT = Form(seeds=3, width=16, epochs=1, placed_epochs=3, placed_images=10_000)
 LONG = Form(seeds=5, width=64, epochs=20, placed_epochs=20, placed_images=60_000)
-PLACED_VARIANTS = (
-    "convolution",
-    "squeeze-excite",
-    "CBAM",
-    "CBAM, spatial only",
-    "augmented, ratio 0.25",
-)
+PLACED_VARIANTS = ("convolution", "squeeze-excite", "CBAM", "CBAM, spatial only")
 
 
 class Task(NamedTuple):
@@ -125,11 +120,11 @@ def where_it_looks(model, images, boxes, count=500):
         f"grad_cam_{stage}": visualize.grad_cam(model, images, stage, batch_size=100, verbose=0)
         for stage in ("stage2", "stage3")
     }
-    found = visualize.attention_maps(model, images[:100], batch_size=100, verbose=0)
-    gates = [layer["spatial"] for layer in found.values() if "spatial" in layer]
-    if gates:
+    if any(isinstance(layer, CBAM) and layer.spatial for layer in model.layers):
+        found = visualize.attention_maps(model, images[:100], batch_size=100, verbose=0)
         side = images.shape[1]
         # a gate lets everything through to a degree: what counts is what it lets through more
+        gates = [layer["spatial"] for layer in found.values()]
         gates = [gate - gate.min(axis=(1, 2), keepdims=True) for gate in gates]
         gates = [gate.repeat(side // gate.shape[1], 1) for gate in gates]
         maps["gate"] = np.mean([gate.repeat(side // gate.shape[2], 2) for gate in gates], axis=0)
@@ -187,9 +182,13 @@ def run_all(tasks, settings, path, jobs):
     bar = keras.utils.Progbar(len(tasks), unit_name="run")
     with concurrent.futures.ProcessPoolExecutor(jobs, context, **pin) as pool:
         runs = [pool.submit(run, task, settings) for task in tasks]
-        for number, finished in enumerate(concurrent.futures.as_completed(runs), 1):
-            add(finished.result(), path)
-            bar.update(number)
+        try:
+            for number, finished in enumerate(concurrent.futures.as_completed(runs), 1):
+                add(finished.result(), path)
+                bar.update(number)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is lost shows at once
+            raise
 
 
 def main():

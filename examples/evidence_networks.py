@@ -100,7 +100,12 @@ VARIANTS = {
 }
 
 
-LONG = {"local, k = 5", "local, k = 9", "attention stem, local"}  # left out of the short form
+LONG = {  # left out of the short form
+    "CBAM, identity start",
+    "local, k = 5",
+    "local, k = 9",
+    "attention stem, local",
+}
 
 # A question, the variant that the others are set against, and the others.
 QUESTIONS = {

@@ -58,7 +58,7 @@ def test_evidence_measures_a_run_and_writes_its_tables(evidence, tmp_path):
     settings = evidence.Settings(form, tmp_path, tmp_path)
     tasks = [evidence.Task("fashion_mnist", "convolution", seed) for seed in (0, 1)]
     tasks += [evidence.Task("fashion_mnist", "squeeze-excite", seed) for seed in (0, 1)]
-    tasks.append(evidence.Task("placed", "CBAM", 0))
+    tasks += [evidence.Task("placed", name, 0) for name in ("convolution", "CBAM")]
     path = tmp_path / "runs.csv"
     for task in tasks:
         evidence.add(evidence.run(task, settings), path)
