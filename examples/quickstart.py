@@ -20,7 +20,7 @@ import keras
 import matplotlib
 import numpy as np
 
-from keras_visattn import complexity
+from keras_visattn import complexity, visualize
 from keras_visattn.layers import CBAM, AugmentedConv2D, LocalSelfAttention2D
 
 matplotlib.use("Agg")
@@ -124,26 +124,12 @@ def saved_and_reloaded(model, images, path):
 
 
 def attention_of(model, images):
-    """Calls the trained attention layer on its own input, for the scores.
+    """Gives a map for each image: CBAM's spatial gate, or where the pixel `QUERY` looks.
 
-    Returns:
-        A map for each image: the spatial gate of CBAM, or the scores of the pixel `QUERY`,
-        averaged over the heads, each at the place of its key.
+    What the heads look at is averaged.
     """
-    layer = model.get_layer("attention")
-    features = keras.Model(model.input, layer.input)(images)
-    _, scores = layer(features, return_attention_scores=True)
-    row, column = QUERY
-    if isinstance(layer, CBAM):
-        return keras.ops.convert_to_numpy(scores["spatial"])[..., 0]
-    scores = keras.ops.convert_to_numpy(scores)
-    if isinstance(layer, AugmentedConv2D):
-        return scores[:, :, 8 * row + column].mean(axis=1).reshape(-1, 8, 8)
-    maps = np.zeros((len(images), 8, 8))
-    reach = WINDOW // 2
-    window = scores[:, row, column].mean(axis=1).reshape(-1, WINDOW, WINDOW)
-    maps[:, row - reach : row + reach + 1, column - reach : column + reach + 1] = window
-    return maps
+    found = visualize.attention_maps(model, images, QUERY)["attention"]
+    return found["spatial"] if "spatial" in found else found["keys"].mean(axis=1)
 
 
 def draw(models, images, labels, path):
