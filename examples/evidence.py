@@ -73,11 +73,12 @@ class Settings(NamedTuple):
 @functools.cache
 def load(data, settings):
     """Gives train images and labels, test images and labels, and the boxes of the test images."""
-    train, test, _ = fashion_mnist.load(settings.data, settings.archives)
     if data == "fashion_mnist":
+        train, test, _ = fashion_mnist.load(settings.data, settings.archives)
         return *train, *test, None
+    *train, test_images, test_labels, _ = load("fashion_mnist", settings)
     images, labels, _ = placed_clothes.place(*train, settings.form.placed_images, seed=0)
-    return images, labels, *placed_clothes.place(*test, 2_000, seed=1)
+    return images, labels, *placed_clothes.place(test_images, test_labels, 2_000, seed=1)
 
 
 def run(task, settings):

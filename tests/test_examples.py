@@ -104,7 +104,6 @@ def test_boxes_hold_the_articles(monkeypatch):
 
     article = np.zeros((1, 28, 28, 1), "float32")
     article[:, 5:20, 8:13] = 1
-    images, _, boxes = placed_clothes.place(article, np.zeros(1), 1, seed=3)
     monkeypatch.setattr(placed_clothes, "backgrounds", lambda: [np.zeros((64, 64, 3), "float32")])
     images, _, boxes = placed_clothes.place(article, np.zeros(1), 1, seed=3)
     inside = placed_clothes.inside(boxes, images.shape)

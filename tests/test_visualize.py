@@ -1,5 +1,7 @@
 """Grad-CAM against loops, attention maps against the layers' scores, and the model untouched."""
 
+import os
+import subprocess
 import sys
 import threading
 
@@ -8,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import reference_visualize
+import saved_maps
 from building import accepts_scores, answer, inputs_of, make, numpy, randomize
 from keras import layers
 
@@ -115,6 +118,36 @@ def test_inner_models_several_outputs_and_maps_of_scores():
         grad_cam(model, IMAGES, "conv", 1, output=0),
         atol=1e-5,
     )
+
+
+def test_two_backends_see_the_same(tmp_path):
+    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[keras.backend.backend()]
+    command = [sys.executable, saved_maps.__file__, tmp_path]
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": other}, check=True)
+    found = saved_maps.maps_of(keras.saving.load_model(tmp_path / "model.keras"))
+    with np.load(tmp_path / "maps.npz") as expected:
+        assert set(expected) == set(found) and len(found) > 7
+        for name, values in found.items():
+            np.testing.assert_allclose(values, expected[name], atol=1e-4)
+
+
+def test_a_map_that_does_not_matter_is_dark():
+    images = keras.Input((8, 6, 3))
+    used, other = (layers.Conv2D(4, 3, name=name)(images) for name in ("used", "other"))
+    scores = [layers.Dense(2)(layers.GlobalAveragePooling2D()(x)) for x in (used, other)]
+    model = keras.Model(images, scores)
+    assert not grad_cam(model, IMAGES, "other", output=0).any()
+    model.trainable = False
+    assert not grad_cam(model, IMAGES, "other", output=0).any()
+
+
+def test_gates_of_one_channel_have_their_names():
+    gate = keras_visattn.layers.CBAM(name="gate")
+    half = keras_visattn.layers.ChannelAttention(name="half")
+    model = keras.Sequential([keras.Input((8, 6, 1)), gate, half])
+    maps = attention_maps(model, IMAGES[..., :1])
+    assert maps["gate"]["channel"].shape == maps["half"]["channel"].shape == (3, 1)
+    assert maps["gate"]["spatial"].shape == (3, 8, 6)
 
 
 def test_channels_first_is_channels_last():

@@ -16,15 +16,9 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "the formula in tiles, fused by XLA"
-    if jax.default_backend() != "cpu":
-        local += ": the loops are for the CPU"
-    elif windows.loops() is None:
-        local += ": numba is not installed"
-    elif _windows_in_programs() is None:
-        local += ": this JAX has no callbacks on buffers"
-    else:
-        local = "loops that numba compiles; tiles in exported programs"
+    local = "loops that numba compiles; tiles in exported programs"
+    if _no_loops():
+        local = f"the formula in tiles, fused by XLA: {_no_loops()}"
     return {
         "attention": "the formula in chunks, fused by XLA",
         "local attention": local,
@@ -54,13 +48,7 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
             if numba is not installed, or JAX is older than its callbacks on buffers.
     """
     tensors = query, key, value, row_table, column_table
-    if (
-        jax.default_backend() != "cpu"
-        or any(x.dtype == "float64" for x in tensors)
-        or 0 in query.shape
-        or windows.loops() is None
-        or _windows_in_programs() is None
-    ):
+    if _no_loops() or any(x.dtype == "float64" for x in tensors) or 0 in query.shape:
         raise NotImplementedError
     attend = _windows_in_programs().window_attention
     tensors = (x.astype("float32") for x in tensors)
@@ -69,6 +57,15 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
 
 def refine(inputs, channel_gate, pixel_gate):
     raise NotImplementedError("XLA fuses the formula.")
+
+
+def _no_loops():
+    """Why no loops serve, or None."""
+    if jax.default_backend() != "cpu":
+        return "the loops are for the CPU"
+    if windows.loops() is None:
+        return windows.NO_LOOPS
+    return "this JAX has no callbacks on buffers" if _windows_in_programs() is None else None
 
 
 @functools.cache
@@ -128,8 +125,6 @@ def gradient_at(function, variables):
     """
 
     def differentiate(*inputs):
-        tensor = jax.eval_shape(lambda: _passed(function, inputs))
-
         def score(shift):
             passed = []
 
@@ -139,18 +134,8 @@ def gradient_at(function, variables):
 
             return function(tap, *inputs), passed[0]
 
+        _, tensor = jax.eval_shape(score, 0.0)
         gradient, tensor = jax.grad(score, has_aux=True)(jax.numpy.zeros_like(tensor))
         return tensor, gradient
 
     return inference(differentiate, variables)
-
-
-def _passed(function, inputs):
-    passed = []
-
-    def tap(x):
-        passed.append(x)
-        return x
-
-    function(tap, *inputs)
-    return passed[0]

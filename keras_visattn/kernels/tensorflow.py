@@ -15,13 +15,9 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "the formula in tiles, compiled by XLA in graphs"
-    if tf.config.list_physical_devices("GPU"):
-        local += ": the loops are for the CPU"
-    elif windows.loops() is None:
-        local += ": numba is not installed"
-    else:
-        local = "loops that numba compiles, in fit, evaluate and predict; tiles in saved programs"
+    local = "loops that numba compiles, in fit, evaluate and predict; tiles in saved programs"
+    if _no_loops():
+        local = f"the formula in tiles, compiled by XLA in graphs: {_no_loops()}"
     return {
         "attention": "the formula in chunks, compiled by XLA in graphs",
         "local attention": local,
@@ -53,13 +49,19 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
         tf.executing_eagerly()
         or not (record.could_possibly_record() or _in_trainer())
         or _compiled_by_xla()
-        or tf.config.list_physical_devices("GPU")
+        or _no_loops()
         or any(x.dtype == "float64" for x in tensors)
-        or windows.loops() is None
     ):
         raise NotImplementedError
     outputs = _attention_in_loops(window)(*(tf.cast(x, "float32") for x in tensors))
     return tf.cast(tf.ensure_shape(outputs, (*query.shape[:-1], value.shape[-1])), value.dtype)
+
+
+def _no_loops():
+    """Why no loops serve, or None."""
+    if tf.config.list_physical_devices("GPU"):
+        return "the loops are for the CPU"
+    return windows.NO_LOOPS if windows.loops() is None else None
 
 
 def _attention_in_loops(window):
@@ -163,7 +165,7 @@ def gradient_at(function, variables):
                 return x
 
             score = function(tap, *inputs)
-        return passed[0], tape.gradient(score, passed[0])
+        return passed[0], tape.gradient(score, passed[0], None, tf.UnconnectedGradients.ZERO)
 
     return differentiate
 

@@ -24,7 +24,7 @@ def chosen():
     if torch.cuda.is_available():
         why = ": the loops are for the CPU"
     elif windows.loops() is None:
-        why = ": numba is not installed"
+        why = f": {windows.NO_LOOPS}"
     else:
         local, why = f"loops that numba compiles; {local} in compiled or traced programs", ""
         gated = f"loops that numba compiles, for maps of {gates.SMALLEST:,} numbers or more"
@@ -158,6 +158,10 @@ def gradient_at(function, variables):
             return passed[0]
 
         score = function(tap, *inputs)
-        return passed[0].detach(), torch.autograd.grad(score, passed[0])[0]
+        tensor = passed[0]
+        if not score.requires_grad:  # it depends on nothing that could change
+            return tensor.detach(), torch.zeros_like(tensor)
+        (gradient,) = torch.autograd.grad(score, tensor, allow_unused=True, materialize_grads=True)
+        return tensor.detach(), gradient
 
     return differentiate

@@ -8,6 +8,7 @@ import numpy as np
 from keras_visattn.kernels.threads import run
 
 BAND = 16  # rows, at least
+NO_LOOPS = "numba is not installed, or finds no folder for its cache"
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from keras_visattn.ops import checks, chunks, tiles
 from keras_visattn.ops.attention import attention, masked_logit
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.relative_position import fold_logits
-from keras_visattn.ops.windows import output_length, window_spans
+from keras_visattn.ops.windows import keys_before, output_length, window_spans
 
 
 def local_attention_2d(
@@ -84,7 +84,7 @@ def local_attention_2d(
         return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
 
     if implementation in (None, "windows"):
-        window = kernel_size, dilation_rate, _keys_before(kernel_size, dilation_rate, padding)
+        window = kernel_size, dilation_rate, keys_before(kernel_size, dilation_rate, padding)
         try:
             if return_scores:
                 raise NotImplementedError("The kernel of windows gives no scores.")
@@ -254,12 +254,6 @@ def _queries_with_whole_windows(query, kernel_size, dilation_rate):
     height, width = ops.shape(query)[1:3]
     top, left = spans[0] // 2, spans[1] // 2
     return query[:, top : height - top, left : width - left]
-
-
-def _keys_before(kernel_size, dilation_rate, padding):
-    """How many rows and columns before a query the first key of its window lies."""
-    spans = window_spans(kernel_size, dilation_rate)
-    return tuple(span // 2 if padding == "same" else 0 for span in spans)
 
 
 def _check_maps(query, key, value):

@@ -8,6 +8,12 @@ def window_spans(kernel_size, dilation_rate):
     return [(size - 1) * rate for size, rate in zip(kernel_size, dilation_rate, strict=True)]
 
 
+def keys_before(kernel_size, dilation_rate, padding):
+    """How many rows and columns before a query the first key of its window lies."""
+    spans = window_spans(kernel_size, dilation_rate)
+    return tuple(span // 2 if padding == "same" else 0 for span in spans)
+
+
 def output_length(length, span, strides, padding):
     """Gives the number of windows along an axis, as a convolution has them; None if unknown."""
     if length is None:

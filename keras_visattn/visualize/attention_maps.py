@@ -3,14 +3,14 @@
 import functools
 import numbers
 
-import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_visattn import kernels, layers
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
-from keras_visattn.visualize.inspection import attention_layers
+from keras_visattn.ops.windows import keys_before
+from keras_visattn.visualize.inspection import attention_layers, image_size
 from keras_visattn.visualize.tapping import in_batches, tapped
 
 
@@ -59,52 +59,49 @@ def attention_maps(model, images, query=None, batch_size=8, verbose="auto"):
             f"Received: {model.name}, {len(model.layers)} layers"
         )
     images = tree.map_structure(ops.convert_to_numpy, images)
-    query = _relative_query(query, tree.flatten(images)[0].shape)
-    paths = {id(layer): path for path, layer in found}
+    query = _relative_query(query, images)
 
     def run(images):
-        maps = {}
+        calls = [[] for _ in found]  # lists keep their order through every backend
 
-        def listen(layer):
+        def listen(layer, heard):
             def tap(call, *args, return_attention_scores=False, **kwargs):
                 answers = call(*args, return_attention_scores=True, **kwargs)
-                path, count = paths[id(layer)], 1
-                while path in maps:  # the layer is shared
-                    count += 1
-                    path = f"{paths[id(layer)]} ({count})"
-                maps[path] = pictures(layer, answers[1], args[0].shape, query)
+                heard.append(pictures(layer, answers[1], args[0].shape, query))
                 if return_attention_scores:
                     return answers
                 return answers[0] if len(answers) == 2 else (answers[0], *answers[2:])
 
             return tap
 
-        with tapped({layer: listen(layer) for _, layer in found}):
+        taps = {layer: listen(layer, heard) for (_, layer), heard in zip(found, calls, strict=True)}
+        with tapped(taps):
             model(images, training=False)
-        return maps
+        return calls
 
-    maps = in_batches(kernels.inference(run, model.variables), images, batch_size, verbose)
-    places = {path: place for place, (path, _) in enumerate(found)}
-    for path, layer in found:
-        maps.setdefault(path, {}).update(tables(layer))
-    return dict(sorted(maps.items(), key=lambda item: places[item[0].partition(" (")[0]]))
+    calls = in_batches(kernels.inference(run, model.variables), images, batch_size, verbose)
+    maps = {}
+    for (path, layer), heard in zip(found, calls, strict=True):
+        first, *more = heard or [{}]  # it may take no part in the model
+        maps[path] = first | tables(layer)
+        maps |= {f"{path} ({number})": again for number, again in enumerate(more, 2)}  # shared
+    return maps
 
 
-def _relative_query(query, shape):
+def _relative_query(query, images):
     """The pixel as shares of the image's height and width."""
     if query is None:
         return 0.5, 0.5
-    last = keras.config.image_data_format() == "channels_last"
-    sizes = shape[1:3] if last else shape[2:4]
+    sizes = image_size(images) or ()
     pair = tuple(query) if isinstance(query, (tuple, list)) else ()
     if (
-        [len(shape), len(pair)] != [4, 2]
+        [len(sizes), len(pair)] != [2, 2]
         or not all(isinstance(place, numbers.Integral) for place in pair)
         or not all(0 <= place < size for place, size in zip(pair, sizes, strict=True))
     ):
         raise ValueError(
             "`query` must be the row and the column of a pixel of the images. "
-            f"Received: query={query}, images={shape}"
+            f"Received: query={query}, images={[x.shape for x in tree.flatten(images)]}"
         )
     return tuple((place + 0.5) / size for place, size in zip(pair, sizes, strict=True))
 
@@ -126,21 +123,21 @@ def pictures(layer, scores, input_shape, query):
 
 @pictures.register
 def _(layer: ImageGate, scores, input_shape, query):
-    return _gate_pictures(layer, scores)
+    gate = layer.to_channels_last(scores)
+    return {"channel": gate[:, 0, 0]} if gate.shape[1:3] == (1, 1) else {"gate": gate}
+
+
+@pictures.register
+def _(layer: layers.SpatialAttention, scores, input_shape, query):
+    return {"spatial": layer.to_channels_last(scores)[..., 0]}
 
 
 @pictures.register
 def _(layer: layers.CBAM, scores, input_shape, query):
-    return {name: _gate_pictures(layer, gate)[name] for name, gate in scores.items()}
-
-
-def _gate_pictures(layer, gate):
-    gate = layer.to_channels_last(gate)
-    if gate.shape[-1] == 1:
-        return {"spatial": gate[..., 0]}
-    if tuple(gate.shape[1:3]) == (1, 1):
-        return {"channel": gate[:, 0, 0]}
-    return {"gate": gate}
+    return {
+        name: pictures(part, scores[name], input_shape, query)[name]
+        for name, part in layer.gates.items()
+    }
 
 
 @pictures.register
@@ -156,11 +153,11 @@ def _(layer: layers.AugmentedConv2D, scores, input_shape, query):
 def _(layer: layers.LocalSelfAttention2D, scores, input_shape, query):
     _, height, width, _ = layer.image_shape(input_shape)
     row, column = _pixel(query, *scores.shape[1:3])
-    first = [0, 0] if layer.padding == "valid" else [-(size // 2) for size in layer.kernel_size]
+    window = layer.kernel_size, layer.dilation_rate
     rows, columns = (
-        pixel + rate * (np.arange(size) if start == 0 else start + np.arange(size))
-        for pixel, rate, size, start in zip(
-            (row, column), layer.dilation_rate, layer.kernel_size, first, strict=True
+        pixel - before + rate * np.arange(size)
+        for pixel, before, size, rate in zip(
+            (row, column), keys_before(*window, layer.padding), *window, strict=True
         )
     )
     return {"keys": _placed(scores[:, row, column], rows, columns, height, width)}

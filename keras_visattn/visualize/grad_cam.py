@@ -1,12 +1,12 @@
 """Where a class shows in a map (Selvaraju et al., 2016; Chattopadhay et al., 2017)."""
 
 import numpy as np
-from keras import config, ops, tree
+from keras import ops, tree
 
 from keras_visattn import kernels
 from keras_visattn.ops import checks
 from keras_visattn.ops.interpolation import resize_linear
-from keras_visattn.visualize.inspection import find_map, gives_scores, output_of
+from keras_visattn.visualize.inspection import find_map, gives_scores, image_size, output_of
 from keras_visattn.visualize.tapping import in_batches, tapped
 
 
@@ -65,7 +65,7 @@ def grad_cam(
     checks.positive_integer("batch_size", batch_size)
     target, data_format = find_map(model, layer)
     images = tree.map_structure(ops.convert_to_numpy, images)
-    size = _image_size(images)
+    size = _checked_size(images)
     classes = _classes(class_index, len(tree.flatten(images)[0]))
 
     def score(tap, images, classes):
@@ -131,15 +131,15 @@ def _checked_map(calls, layer):
     return found
 
 
-def _image_size(images):
+def _checked_size(images):
     shapes = [x.shape for x in tree.flatten(images)]
-    shape = next((shape for shape in shapes if len(shape) == 4), None)
-    if shape is None or shape[0] == 0 or len({shape[0] for shape in shapes}) > 1:
+    size = image_size(images)
+    if size is None or shapes[0][0] == 0 or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
             "`images` must have four axes, the first of which, the images, is not empty and the "
             f"same for all inputs. Received: {shapes}"
         )
-    return shape[1:3] if config.image_data_format() == "channels_last" else shape[2:4]
+    return size
 
 
 def _classes(class_index, count):

@@ -7,6 +7,15 @@ import keras
 from keras_visattn.surgery.graph import candidates, graph_of, is_walkable
 
 
+def image_size(images):
+    """Gives height and width of the first array with four axes, or None."""
+    shapes = (x.shape for x in keras.tree.flatten(images))
+    shape = next((shape for shape in shapes if len(shape) == 4), None)
+    if shape is None:
+        return None
+    return shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:4]
+
+
 def find_map(model, layer=None):
     """Gives the layer that is meant, and the data format of its map."""
     operations = candidates(model) if graph_of(model) is not None else []
@@ -48,7 +57,7 @@ def _last_map(model, operations):
             "`layer` must be given for a model that has no graph. "
             f"Received: layer=None, {model.name}, a {type(model).__name__}"
         )
-    last = {_last_operation(x) for x in keras.tree.flatten(graph_of(model).outputs)}
+    last = _last_operations(model)
     maps = [
         operation
         for operation, _, _, shape in operations
@@ -66,6 +75,10 @@ def _last_map(model, operations):
     return maps[-1]
 
 
+def _last_operations(model):
+    return {_last_operation(x) for x in keras.tree.flatten(graph_of(model).outputs)}
+
+
 def _last_operation(output):
     """The operation that gives an output, in the innermost model."""
     operation = output._keras_history.operation
@@ -79,9 +92,8 @@ def gives_scores(model):
     """Taps for `tapped` that take the softmax or sigmoid off the ends of a model with a graph."""
     if graph_of(model) is None:
         return {}
-    last = {_last_operation(x) for x in keras.tree.flatten(graph_of(model).outputs)}
     taps = {}
-    for operation in last:
+    for operation in _last_operations(model):
         if isinstance(operation, keras.layers.Softmax):
             taps[operation] = lambda call, inputs, *args, **kwargs: inputs
         elif getattr(operation, "activation", None) in (
