@@ -6,7 +6,8 @@ does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `ref
 channel and spatial gates of CBAM; the loops behind it are in `gates`. `compiled` hands a function
 of tensors to the backend's compiler where that pays; `fuses_operations` says whether one fuses the
 formulas' operations. `recomputed` keeps nothing for the gradient (`keras.remat`, which Keras has
-since 3.9). `scores_at_a_time` is how many scores a chunk of work may make, `tile_length` how many
+since 3.9). `known_size` and `traces_for_export` are for programs whose sizes are unknown until they
+run. `scores_at_a_time` is how many scores a chunk of work may make, `tile_length` how many
 pixels a side of a tile has at least; their effect is what `examples/benchmark.py` measures.
 
 `inference` and `gradient_at` run a model, and differentiate it at a tensor inside it, by the
@@ -29,6 +30,8 @@ devices = _kernels.devices
 fuses_operations = _kernels.fuses_operations
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time
+known_size = _kernels.known_size
+traces_for_export = _kernels.traces_for_export
 tile_length = _kernels.tile_length
 inference = _kernels.inference
 gradient_at = _kernels.gradient_at

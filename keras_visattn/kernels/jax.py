@@ -48,7 +48,11 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
             if numba is not installed, or JAX is older than its callbacks on buffers.
     """
     tensors = query, key, value, row_table, column_table
-    if _no_loops() or any(x.dtype == "float64" for x in tensors) or 0 in query.shape:
+    if (
+        _no_loops()
+        or any(x.dtype == "float64" for x in tensors)
+        or not all(isinstance(size, int) and size for x in tensors for size in x.shape)
+    ):
         raise NotImplementedError
     attend = _windows_in_programs().window_attention
     tensors = (x.astype("float32") for x in tensors)
@@ -83,6 +87,16 @@ def compiled(function):
 
 def fuses_operations():
     """XLA compiles all programs, and eager operations one by one."""
+    return True
+
+
+def known_size(size):
+    """Gives a size as an integer, `None` if it is a symbol."""
+    return size if isinstance(size, int) else None
+
+
+def traces_for_export():
+    """Symbols for sizes are in exported programs only."""
     return True
 
 

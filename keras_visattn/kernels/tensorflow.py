@@ -47,7 +47,7 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     tensors = query, key, value, row_table, column_table
     if (
         tf.executing_eagerly()
-        or not (record.could_possibly_record() or _in_trainer())
+        or traces_for_export()
         or _compiled_by_xla()
         or _no_loops()
         or any(x.dtype == "float64" for x in tensors)
@@ -106,7 +106,7 @@ def compiled(function):
     loop keeps from one compiled program to another. Eager calls would be compiled anew each time:
     they stay eager.
     """
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() or traces_for_export():
         return function
 
     def differentiate(tensors, upstream):
@@ -130,9 +130,24 @@ def fuses_operations():
     return _compiled_by_xla()
 
 
+def known_size(size):
+    """Gives a size as an integer, `None` if it is unknown until the program runs."""
+    return size if isinstance(size, int) else None
+
+
+def traces_for_export():
+    """Whether the graph is one to be saved: no tape is on, Keras' trainer and XLA are away."""
+    return not (
+        tf.executing_eagerly()
+        or record.could_possibly_record()
+        or _in_trainer()
+        or _compiled_by_xla()
+    )
+
+
 def recomputed(function):
     """Gives a function whose intermediate results are computed again for the gradient."""
-    return tf.recompute_grad(function)
+    return function if traces_for_export() else tf.recompute_grad(function)
 
 
 def scores_at_a_time():

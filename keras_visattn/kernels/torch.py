@@ -126,6 +126,16 @@ def fuses_operations():
     return False
 
 
+def known_size(size):
+    """Gives a size as an integer, also where a trace would follow it, and `None` if unknown."""
+    return int(size) if isinstance(size, (int, torch.Tensor)) else None
+
+
+def traces_for_export():
+    """Whether a program is traced whose batch may have any size."""
+    return True
+
+
 def recomputed(function):
     """Gives a function whose intermediate results are computed again for the gradient."""
     return functools.partial(checkpoint, function, use_reentrant=False)

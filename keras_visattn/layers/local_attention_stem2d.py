@@ -7,7 +7,7 @@ from keras_visattn.layers.image_layer import ImageAttention
 from keras_visattn.ops import checks
 from keras_visattn.ops.heads import split_heads
 from keras_visattn.ops.local_attention import block_attention_2d
-from keras_visattn.ops.windows import output_length
+from keras_visattn.ops.windows import divide_up, output_length
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -134,7 +134,7 @@ class LocalAttentionStem2D(ImageAttention):
         shares = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
         batch, height, width, heads, _ = ops.shape(values)
         counts = [
-            -(-length // size)
+            divide_up(length, size)
             for length, size in zip((height, width), self.kernel_size, strict=True)
         ]
         shares = ops.tile(shares, (*counts, 1))[:height, :width]

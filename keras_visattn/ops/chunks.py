@@ -5,6 +5,7 @@ import math
 from keras import ops
 
 from keras_visattn import kernels
+from keras_visattn.ops.windows import divide_up
 
 
 def in_chunks(function, tensors, shared, cost):
@@ -15,7 +16,8 @@ def in_chunks(function, tensors, shared, cost):
     Args:
         function: Function of `(*tensors, *shared)` that gives a tensor with the same leading axis,
             each entry of which depends on the same entry of `tensors` alone.
-        tensors: Tensors of one leading axis.
+        tensors: Tensors of one leading axis. Where its length is unknown in a program to be
+            exported, there is one chunk.
         shared: Tensors that every chunk sees whole.
         cost: Integer, the scores that an entry of the leading axis makes, or `None` if unknown.
 
@@ -24,13 +26,17 @@ def in_chunks(function, tensors, shared, cost):
     """
     count = tensors[0].shape[0]
     limit = kernels.scores_at_a_time()
-    if count == 0 or (None not in (count, cost) and count * cost <= limit):
+    if not isinstance(count, int):
+        whole = kernels.traces_for_export()
+    else:
+        whole = count == 0 or (cost is not None and count * cost <= limit)
+    if whole:
         return function(*tensors, *shared)
     size = 1 if cost is None else max(1, limit // cost)
     count = ops.shape(tensors[0])[0]
-    chunks = -(-count // size)
+    chunks = divide_up(count, size)
     if size > 1:
-        size = -(-count // chunks)  # of one size, if possible
+        size = divide_up(count, chunks)  # of one size, if possible
     pieces = [_cut(x, chunks, size) for x in tensors]
     outputs = ops.map(lambda piece: kernels.recomputed(function)(*piece, *shared), pieces)
     outputs = ops.reshape(outputs, (-1, *ops.shape(outputs)[2:]))
@@ -39,6 +45,7 @@ def in_chunks(function, tensors, shared, cost):
 
 def cost_of(*sizes):
     """The product of sizes, `None` if one is unknown."""
+    sizes = [kernels.known_size(size) for size in sizes]
     return None if None in sizes else math.prod(sizes)
 
 

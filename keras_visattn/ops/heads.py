@@ -23,7 +23,7 @@ def split_heads(projected, num_heads, widths):
 
 def heads_first(x):
     """Turns a map `(B, H, W, N, D)` into `(B, N, H, W, D)`."""
-    return ops.moveaxis(x, -2, 1)
+    return ops.moveaxis(x, 3, 1)
 
 
 def flatten_pixels(x):

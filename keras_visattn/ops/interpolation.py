@@ -22,6 +22,6 @@ def sample_linear(x, numerator, denominator, axis):
 def resize_linear(x, size, axis):
     """Resizes an axis linearly between pixel centres, the border held, as image resizing does."""
     length = ops.shape(x)[axis]
-    centres = 2 * ops.arange(size, dtype="int32") + 1
+    centres = 2 * ops.arange(0, size, dtype="int32") + 1
     numerator = ops.clip(centres * length - size, 0, 2 * size * (length - 1))
     return sample_linear(x, numerator, 2 * size, axis)

@@ -97,8 +97,8 @@ def order_mask(num_queries, num_keys, causal, sliding_window=None, start=0):
     Returns:
         Tensor `(1, 1, T, S)`.
     """
-    queries = start + ops.arange(num_queries, dtype="int32")[:, None]
-    keys = ops.arange(num_keys, dtype="int32")[None, :]
+    queries = start + ops.arange(0, num_queries, dtype="int32")[:, None]
+    keys = ops.arange(0, num_keys, dtype="int32")[None, :]
     mask = queries >= keys if causal else ops.ones((num_queries, num_keys), "bool")
     if sliding_window is not None:
         mask = ops.logical_and(mask, ops.abs(queries - keys) < sliding_window)

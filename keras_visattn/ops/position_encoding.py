@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_visattn import kernels
+
 
 def sinusoidal_encoding(length, channels, max_wavelength=10000.0):
     """Makes sines on even and cosines on odd channels, in float32.
@@ -22,9 +24,10 @@ def sinusoidal_encoding(length, channels, max_wavelength=10000.0):
         Vaswani et al., 2017, "Attention Is All You Need", section 3.5
         (https://arxiv.org/abs/1706.03762).
     """
+    channels = kernels.known_size(channels)
     channel = np.arange(channels)
     frequency = float(max_wavelength) ** (-2.0 * (channel // 2) / channels)
-    position = ops.cast(ops.arange(length, dtype="int32"), "float32")[:, None]
+    position = ops.cast(ops.arange(0, length, dtype="int32"), "float32")[:, None]
     angle = position * ops.convert_to_tensor(frequency.astype("float32"))
     return ops.where(ops.convert_to_tensor(channel % 2 == 0), ops.sin(angle), ops.cos(angle))
 
@@ -59,6 +62,6 @@ def coordinates_2d(height, width):
 
 
 def _coordinates(size):
-    position = ops.cast(ops.arange(size, dtype="int32"), "float32")
+    position = ops.cast(ops.arange(0, size, dtype="int32"), "float32")
     last = ops.cast(size - 1, "float32")
     return (2.0 * position - last) / ops.maximum(last, 1.0)

@@ -7,6 +7,7 @@ product of queries and keys then holds the relative logits too. No tensor of (H 
 
 from keras import ops
 
+from keras_visattn import kernels
 from keras_visattn.ops import checks
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.interpolation import sample_linear
@@ -35,11 +36,12 @@ def resize_table(table, size, extrapolation="interpolate"):
             "`table` must have the shape (2 * length - 1, head size). "
             f"Received: table={tuple(table.shape)}"
         )
-    if isinstance(size, int) and rows == 2 * size - 1:
+    known = kernels.known_size(size)
+    if known is not None and rows == 2 * known - 1:
         return table
     reach = (rows - 1) // 2
-    offsets = ops.arange(2 * size - 1, dtype="int32") - (size - 1)
-    if extrapolation == "clip" or (isinstance(size, int) and size - 1 <= reach):
+    offsets = ops.arange(0, 2 * size - 1, dtype="int32") - (size - 1)
+    if extrapolation == "clip" or (known is not None and known - 1 <= reach):
         return ops.take(table, ops.clip(offsets, -reach, reach) + reach, axis=0)
     stretched = ops.maximum(size - 1, max(reach, 1))
     return sample_linear(table, offsets * reach + reach * stretched, stretched, axis=0)
@@ -47,7 +49,7 @@ def resize_table(table, size, extrapolation="interpolate"):
 
 def embeddings_by_offset(table, size):
     """Spreads a table `(2 * size - 1, D)` to `(size, size, D)`: query, key -> row key - query."""
-    positions = ops.arange(size, dtype="int32")
+    positions = ops.arange(0, size, dtype="int32")
     return ops.take(table, positions[None, :] - positions[:, None] + (size - 1), axis=0)
 
 
@@ -129,7 +131,7 @@ def fold_logits(query, key, rows, columns):
 
 
 def _identity(size, dtype):
-    positions = ops.arange(size, dtype="int32")
+    positions = ops.arange(0, size, dtype="int32")
     return ops.cast(positions[:, None] == positions[None, :], dtype)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_visattn import kernels
+from keras_visattn.ops.windows import divide_up
 
 
 class Cut(NamedTuple):
@@ -26,13 +27,14 @@ def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
     A short axis is one tile, whose keys are the axis itself: no key is copied or added. A tile is
     at least half a window long, so that no key is in many tiles.
     """
+    num_queries, num_keys = kernels.known_size(num_queries), kernels.known_size(num_keys)
     centre = (kernel_size - 1) * dilation_rate // 2
     if num_queries is not None and num_queries <= 16:
         queries, keys, keys_before = num_queries, num_keys, 0
     else:
         queries = max(kernels.tile_length(), centre + 1)
         if num_queries is not None:
-            queries = -(-num_queries // max(1, round(num_queries / queries)))
+            queries = divide_up(num_queries, max(1, round(num_queries / queries)))
         keys = queries + 2 * centre
         keys_before = centre if padding == "same" else 0
     query = np.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
@@ -47,7 +49,7 @@ def cut_blocks(size):
 
 
 def count_tiles(length, cut):
-    return -(-length // cut.queries)
+    return divide_up(length, cut.queries)
 
 
 def query_tiles(x, axis, count, cut):
@@ -75,7 +77,7 @@ def _tiles(x, axis, count, step, before, size):
     The axis is cut into pieces of one step; a slice is a run of pieces, so that only whole pieces
     are moved, forward and in the gradient.
     """
-    pieces = -(-size // step)
+    pieces = divide_up(size, step)
     length = ops.shape(x)[axis]
     after = (count + pieces - 1) * step - before - length
     shape = [*ops.shape(x)[:axis], count + pieces - 1, step, *ops.shape(x)[axis + 1 :]]

@@ -3,6 +3,11 @@
 from keras import ops
 
 
+def divide_up(length, size):
+    """Divides, and rounds up; nothing is negative, which exported programs round towards zero."""
+    return (length + size - 1) // size
+
+
 def window_spans(kernel_size, dilation_rate):
     """Gives how many pixels a window reaches beyond its first, along each axis."""
     return [(size - 1) * rate for size, rate in zip(kernel_size, dilation_rate, strict=True)]
@@ -25,7 +30,7 @@ def output_length(length, span, strides, padding):
                 f"Received: length={length}, window={span + 1}"
             )
         length -= span
-    return -(-length // strides)
+    return divide_up(length, strides)
 
 
 def average_pool_2d(x, pool_size, strides, before=None):
@@ -57,7 +62,7 @@ def average_pool_2d(x, pool_size, strides, before=None):
 
 
 def _border(size, pool_size, strides, before):
-    beyond = (-(-size // strides) - 1) * strides + pool_size - size
+    beyond = (divide_up(size, strides) - 1) * strides + pool_size - size
     before = beyond // 2 if before is None else before
     return before, beyond - before
 
