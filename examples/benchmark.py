@@ -299,57 +299,6 @@ def print_table(rows):
             print(form.format(*names, in_words(row)[:11], ratio, row["against"]))
 
 
-def draw(rows, axis, path):
-    """Draws time and memory against the side of the map or of the window, a column a backend."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [row for row in rows if row["axis"] == axis and value_of(row) is not None]
-    backends = list(dict.fromkeys(row["backend"] for row in rows))
-    measures = sorted({row["group"] == "memory" for row in rows})
-    if not rows:
-        return
-    figure, grid = plt.subplots(
-        len(measures),
-        len(backends),
-        figsize=(4.2 * len(backends), 3.5 * len(measures) + 0.5),
-        sharey="row",
-        squeeze=False,
-    )
-    for column, backend in enumerate(backends):
-        for axes, memory in zip(grid[:, column], measures, strict=True):
-            shown = [
-                row
-                for row in rows
-                if row["backend"] == backend and (row["group"] == "memory") == memory
-            ]
-            draw_lines(axes, shown, axis)
-            axes.set_title(backend)
-            axes.set_ylabel("MiB a training step" if memory else "ms a training step")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="lower center", ncols=3)
-    figure.tight_layout(rect=(0, 0.3 / len(measures) / 3.5, 1, 1))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_lines(axes, rows, axis):
-    lines = {}
-    for row in rows:
-        value = row["peak_bytes"] / 2**20 if "peak_bytes" in row else 1e3 * row["median_s"]
-        lines.setdefault(row["subject"], {})[row[axis]] = value
-    for subject, points in lines.items():
-        axes.loglog(list(points), list(points.values()), "o-", label=subject)
-    if lines:
-        batch, height, width, channels = rows[0]["shape"]
-        size = f"{height}x{width}x{channels}" if axis == "kernel_size" else f"{channels} channels"
-        places = sorted({row[axis] for row in rows})
-        axes.set_xticks(places, places)
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel(f"{axis.replace('_', ' ')}, batch {batch}, {size}")
-
-
 def versions():
     names = {
         "keras_visattn",
@@ -393,8 +342,9 @@ def main():
     record = {"versions": versions(), "cores": os.cpu_count(), **options, "rows": rows}
     path = arguments.output / "benchmark.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    for axis in ("side", "kernel_size"):
-        draw(rows, axis, arguments.output / f"{axis}.png")
+    import benchmark_figures  # the jobs do without matplotlib
+
+    benchmark_figures.draw_all(rows, arguments.output)
     print(f"\nbenchmark.json and the figures are in {arguments.output}.")
 
 

@@ -6,13 +6,12 @@ import math
 from typing import NamedTuple
 
 import evidence_networks
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from schemes import draw_in_schemes
 from scipy import stats
 
 HEADING = "## The runs\n"
-SCHEMES = {"light": "default", "dark": "dark_background"}  # of a page that shows the figure
 LOOKS = {
     "grad_cam_stage2_inside": "Grad-CAM, stage 2",
     "grad_cam_stage3_inside": "Grad-CAM, stage 3",
@@ -167,11 +166,8 @@ def markdown(lines):
     return "\n\n".join(parts) + "\n"
 
 
-def draw(lines, path):
+def draw(found):
     """Draws each question: a dot for each seed, a bar for the interval of the difference."""
-    found = answers(lines)
-    if not found:
-        return
     heights = [len(rows) for rows in found.values()]
     figure = Figure(figsize=(8, 0.34 * sum(heights) + 0.75 * len(heights)), layout="constrained")
     grid = figure.subplots(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -190,7 +186,7 @@ def draw(lines, path):
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(question, fontsize="medium", loc="left")
     grid[-1].set_xlabel("accuracy, difference from the first, percent")
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def write(path, folder, page=None):
@@ -201,9 +197,9 @@ def write(path, folder, page=None):
     """
     lines = read(path)
     text = markdown(lines)
-    for scheme, style in SCHEMES.items():
-        with matplotlib.style.context(style):
-            draw(lines, folder / f"differences-{scheme}.png")
+    found = answers(lines)
+    if found:
+        draw_in_schemes(lambda: draw(found), folder, "differences.svg")
     (folder / "evidence.md").write_text(text)
     if page is not None:
         before, _, _ = page.read_text().partition(HEADING)

@@ -32,25 +32,25 @@ def digits(count=None):
     return (train, train_labels), (test, test_labels)
 
 
-def network():
-    """Makes the classifier, and the model that shows its attention too, of the same layers."""
+def network(shows=False):
+    """Makes the classifier; `shows=True` gives its scores and gates too, of the same weights."""
     images = keras.Input((28, 28, 1), name="images")
     x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(images)
-    attended, scores = LocalSelfAttention2D(16, 7, num_heads=4)(x, return_attention_scores=True)
+    attention = LocalSelfAttention2D(16, 7, num_heads=4)
+    attended, scores = attention(x, return_attention_scores=True) if shows else (attention(x), None)
     x = keras.layers.Add()([x, attended])
     x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
+    shown = [scores]
     for filters in (32, 64):
         x = keras.layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
         x = keras.layers.Conv2D(filters, 3, padding="same")(x)
-        gated, gates = CBAM(reduction_ratio=4)(x, return_attention_scores=True)
-        x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(gated))
-        if filters == 32:
-            shown = gates
+        x, gates = CBAM(reduction_ratio=4)(x, return_attention_scores=True)
+        shown += [gates["channel"], gates["spatial"]]
+        x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
     x = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(x))
     probabilities = keras.layers.Dense(10, activation="softmax")(x)
-    attention = [scores, shown["channel"], shown["spatial"]]
-    return keras.Model(images, probabilities), keras.Model(images, [probabilities, *attention])
+    return keras.Model(images, [probabilities, *shown[:3]] if shows else probabilities)
 
 
 def train(model, data, epochs):
@@ -99,8 +99,9 @@ def main():
     keras.utils.set_random_seed(0)
 
     data, (images, labels) = digits(settings.images)
-    classifier, shown = network()
+    classifier, shown = network(), network(shows=True)
     train(classifier, data, settings.epochs)
+    shown.set_weights(classifier.get_weights())
     _, accuracy = classifier.evaluate(images, labels, verbose=0)
     path = settings.write / "digits.onnx"
     difference = export(shown, path, images[:8])

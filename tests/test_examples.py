@@ -70,9 +70,9 @@ def test_evidence_measures_a_run_and_writes_its_tables(evidence, tmp_path):
     text = evidence.evidence_report.write(path, tmp_path, page)
     assert page.read_text().startswith("Before\n") and "BEFORE" not in page.read_text()
     assert "### Does a gate help?" in text and "### Where does it look?" in text
-    assert {path.name for path in tmp_path.glob("*.png")} == {
-        "differences-light.png",
-        "differences-dark.png",
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "differences-light.svg",
+        "differences-dark.svg",
     }
 
 

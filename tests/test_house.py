@@ -1,8 +1,10 @@
 """The house rules that a machine can hold."""
 
 import ast
+import contextlib
 import doctest
 import inspect
+import io
 import re
 import sys
 from pathlib import Path
@@ -120,8 +122,22 @@ def test_docstring_example_runs(name):
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+BLOCK = r'```python\n(.*?)```\n(?:\n```text title="Output"\n(.*?)```\n)?'
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_of_the_pages_run(page):
     namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        exec(compile(block, str(page), "exec"), namespace)
+    for block, output in re.findall(BLOCK, page.read_text(), re.DOTALL):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, str(page), "exec"), namespace)
+        assert output in ("", printed.getvalue())
+
+
+COMMAND = r"python (?:-\S+ )*((?:examples|tests|docs)/\S+\.py)"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_name_files(page):
+    for path in re.findall(COMMAND, page.read_text()):
+        assert (ROOT / path).is_file(), path

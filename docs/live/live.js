@@ -153,6 +153,48 @@ function showSeen() {
   seen.strokeRect((column * width) / SIDE, (row * height) / SIDE, width / SIDE, height / SIDE);
 }
 
+// Draws a photograph's ink in white on black: what is darker, or lighter, than what is around it.
+async function takePhotograph(file) {
+  const photograph = await createImageBitmap(file);
+  const { width, height } = drawing.canvas;
+  const scale = Math.min(width / photograph.width, height / photograph.height);
+  const [w, h] = [photograph.width, photograph.height].map((n) => Math.max(1, Math.round(n * scale)));
+  const copy = canvasOf(w, h);
+  copy.drawImage(photograph, 0, 0, w, h);
+  const { data } = copy.getImageData(0, 0, w, h);
+  const grey = Float32Array.from({ length: w * h }, (_, i) => data[4 * i] + data[4 * i + 1] + data[4 * i + 2]);
+  const around = meansAround(grey, w, h, Math.ceil(Math.max(w, h) / 5));
+  let ink = grey.map((value, i) => around[i] - value);
+  const squares = (sign) => ink.reduce((sum, value) => sum + Math.max(0, sign * value) ** 2, 0);
+  if (squares(-1) > squares(1)) ink = ink.map((value) => -value);
+  const most = ink.toSorted().at(-Math.ceil(ink.length / 100));
+  clear();
+  const picture = drawing.createImageData(w, h);
+  ink.forEach((value, i) => {
+    const share = 255 * Math.min(1, Math.max(0, (2 * value) / most - 0.6));
+    picture.data.set([share, share, share, 255], 4 * i);
+  });
+  drawing.putImageData(picture, Math.floor((width - w) / 2), Math.floor((height - h) / 2));
+  change();
+}
+
+// The mean of the square round each pixel, from a table of sums.
+function meansAround(values, width, height, reach) {
+  const sums = new Float64Array((width + 1) * (height + 1));
+  const at = (x, y) => y * (width + 1) + x;
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++)
+      sums[at(x + 1, y + 1)] =
+        values[y * width + x] + sums[at(x, y + 1)] + sums[at(x + 1, y)] - sums[at(x, y)];
+  return values.map((_, i) => {
+    const [x, y] = [i % width, Math.floor(i / width)];
+    const [left, right] = [Math.max(0, x - reach), Math.min(width, x + reach + 1)];
+    const [top, bottom] = [Math.max(0, y - reach), Math.min(height, y + reach + 1)];
+    const sum = sums[at(right, bottom)] - sums[at(left, bottom)] - sums[at(right, top)] + sums[at(left, top)];
+    return sum / ((right - left) * (bottom - top));
+  });
+}
+
 function placeOf(event) {
   const { left, top, width, height } = event.target.getBoundingClientRect();
   return [(event.clientX - left) / width, (event.clientY - top) / height];
@@ -206,6 +248,7 @@ function takeAnother() {
 for (let head = 0; head < HEADS; head++) find("head").add(new Option(head + 1, head));
 find("clear").addEventListener("click", clear);
 find("another").addEventListener("click", takeAnother);
+find("photograph").addEventListener("change", ({ target }) => target.files[0] && takePhotograph(target.files[0]));
 watchDrawing(find("draw"));
 watchPointer(find("seen"));
 clear();
