@@ -95,7 +95,15 @@ def series(group, shape, kernel_size, axis):
 SIDES = (14, 28, 56, 112, 224, 512)
 CBAMS = ("x * 2", "CBAM", "torch naive CBAM", "timm CbamModule")
 HEADS = ("keras MultiHeadAttention", "MultiHeadAttention", "torch MultiheadAttention")
+EVERY = (
+    *LOCAL,
+    "AugmentedConv2D of the paper",
+    "MultiHeadAttention",
+    *("CBAM", "ChannelAttention", "SpatialAttention"),
+    *("SqueezeExcite", "GatherExcite", "BAM", "GALA"),
+)
 CASES = (
+    Case("layers", (8, 28, 28, 128), EVERY, ("predict", "train"), 7),
     Case("local", (8, 56, 56, 64), LOCAL, ALL_MODES, 7),
     Case("local", (8, 28, 28, 128), LOCAL + TIMM_LOCAL, ALL_MODES, 7),
     Case("local", (8, 14, 14, 256), LOCAL + TIMM_LOCAL, ALL_MODES, 7),

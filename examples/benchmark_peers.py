@@ -262,6 +262,9 @@ SUBJECTS = {
     "timm HaloAttn": in_keras(halo_attention),
     "timm BottleneckAttn": in_keras(bottleneck_attention),
     "AugmentedConv2D": augmented,
+    "AugmentedConv2D of the paper": lambda case: layers.AugmentedConv2D(
+        case.channels, 3, num_heads=HEADS
+    ),
     "dense logits": lambda case: DenseRelativeAttention2D(case.channels),
     "MultiHeadAttention": lambda case: SelfAttention(
         layers.MultiHeadAttention(HEADS, case.channels // HEADS)
@@ -273,6 +276,12 @@ SUBJECTS = {
     "ResNet50": resnet50,
     "attention ResNet50": attention_resnet50,
     "CBAM": lambda case: layers.CBAM(),
+    "ChannelAttention": lambda case: layers.ChannelAttention(),
+    "SpatialAttention": lambda case: layers.SpatialAttention(),
+    "SqueezeExcite": lambda case: layers.SqueezeExcite(),
+    "GatherExcite": lambda case: layers.GatherExcite(),
+    "BAM": lambda case: layers.BAM(),
+    "GALA": lambda case: layers.GALA(),
     "x * 2": lambda case: Scale(),
     "torch naive CBAM": in_keras(lambda case: naive_cbam(case.channels)),
     "timm CbamModule": in_keras(lambda case: timm_layers().cbam.CbamModule(case.channels)),

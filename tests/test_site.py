@@ -12,7 +12,9 @@ from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
 import keras
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFilter
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
@@ -175,6 +177,29 @@ def test_the_live_page_knows_drawn_digits(opened, viewport):
         label = page.get_attribute("#live-draw", "data-label")
         right += page.inner_text("#live-answer") == label
     assert right >= 18
+
+
+def photograph(path, dark, light):
+    """A seven in pen on paper that is lit from one side, with the camera's noise."""
+    draw = np.random.default_rng(0)
+    side = 600
+    picture = Image.new("L", (side, side), 0)
+    points = [(190, 150), (400, 160), (290, 470)]
+    ImageDraw.Draw(picture).line(points, fill=255, width=26, joint="curve")
+    ink = np.asarray(picture.filter(ImageFilter.GaussianBlur(2))) / 255
+    paper = light + np.linspace(-30, 30, side)[None] + draw.normal(scale=4, size=(side, side))
+    shades = np.clip(paper + ink * (dark - light), 0, 255)
+    Image.fromarray(shades.astype("uint8")).save(path)
+
+
+@pytest.mark.parametrize(("dark", "light"), [(60, 190), (230, 70)], ids=["pen", "chalk"])
+def test_the_live_page_reads_a_photograph(opened, tmp_path, dark, light):
+    photograph(tmp_path / "seven.png", dark, light)
+    page = opened("/live/")
+    page.locator(".live-status[data-milliseconds]").wait_for(timeout=60_000)
+    page.click("#live-clear")
+    page.set_input_files("#live-photograph", tmp_path / "seven.png")
+    page.wait_for_function("document.getElementById('live-answer').textContent == '7'")
 
 
 def test_the_live_page_shows_attention(opened):
