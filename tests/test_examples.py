@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -117,3 +118,42 @@ def test_fashion_mnist_says_how_to_get_it(tmp_path, monkeypatch):
 
     with pytest.raises(SystemExit, match=r"apt install dataset-fashion-mnist.*Received: data="):
         fashion_mnist.builder_of(tmp_path / "data", tmp_path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="figures have no backend")
+def test_figures_are_drawn_in_both_schemes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import benchmark_figures
+    import figures
+
+    records = [str(path) for path in sorted((EXAMPLES.parent / "docs/benchmarks").glob("*.json"))]
+    write = ["--write", str(tmp_path)]
+    for module, arguments in ((figures, write), (benchmark_figures, [*records, *write])):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        module.main()
+    drawn = {path.name for path in tmp_path.iterdir()}
+    for name in (*figures.FIGURES, "time-kernel_size", "memory-kernel_size", "memory-side"):
+        assert {f"{name}-light.svg", f"{name}-dark.svg"} <= drawn
+
+
+def test_the_table_of_costs_is_the_readmes(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import layer_costs
+
+    records = EXAMPLES.parent / "docs" / "benchmarks" / "cpu.json"
+    monkeypatch.setattr(sys, "argv", ["layer_costs.py", str(records)])
+    layer_costs.main()
+    assert capsys.readouterr().out in (EXAMPLES.parent / "README.md").read_text()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="test_export.py has the others")
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's tracer, for each branch on a shape
+def test_the_live_network_learns_and_is_exported(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import live_page
+
+    arguments = ["--epochs", "1", "--images", "100", "--write", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["live_page.py", *arguments])
+    live_page.main()
+    *_, difference, _, _, _ = capsys.readouterr().out.split()
+    assert float(difference) < 1e-4

@@ -130,8 +130,8 @@ def test_every_page_is_whole(opened, site, viewport, scheme):
 
 def test_search_finds_a_layer(opened):
     page = opened("/")
-    page.keyboard.press("f")
-    page.fill("[data-md-component=search-query]", "CBAM")
+    page.click("[data-md-component=search-query]")
+    page.keyboard.type("CBAM")
     result = page.locator(".md-search-result__item a").first
     result.wait_for()
     result.click()
@@ -141,7 +141,9 @@ def test_search_finds_a_layer(opened):
 
 def stroke(page, points):
     """Draws a line through points, each from 0 to 1 to the right and down."""
-    box = page.locator("#live-draw").bounding_box()
+    canvas = page.locator("#live-draw")
+    canvas.evaluate("canvas => canvas.scrollIntoView({block: 'center', behavior: 'instant'})")
+    box = canvas.bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
     page.mouse.move(*places[0])
     page.mouse.down()

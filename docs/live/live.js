@@ -7,9 +7,9 @@ const HEADS = 4;
 
 const find = (id) => document.getElementById(`live-${id}`);
 const status = document.querySelector(".live-status");
-const drawing = find("draw").getContext("2d", { willReadFrequently: true });
-const seen = find("seen").getContext("2d");
-const gate = find("gate").getContext("2d");
+const [drawing, seen, gate] = ["draw", "seen", "gate"].map((id) =>
+  find(id).getContext("2d", { willReadFrequently: true }),
+);
 let session, digits, image, answers, pointer;
 let running = false, changed = false;
 const times = [];
