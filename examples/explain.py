@@ -19,6 +19,7 @@ if "KERAS_BACKEND" not in os.environ:
 
 import keras
 import numpy as np
+from schemes import draw_in_schemes
 from skimage import data
 from sklearn.datasets import load_sample_images
 
@@ -158,14 +159,17 @@ def main():
             block = next(name for name in gates if name.startswith("stage1"))
             maps[f"spatial gate, {block.rpartition('_')[0]}"] = gates[block]["spatial"]
 
-    visualize.show(images, maps, arguments.output / "grad_cam.png", titles=names)
     titles = [" | ".join(names[x] for x in pair) for pair in pair_labels[:: len(names)]]
-    visualize.show(first, halves, arguments.output / "side_by_side.png", titles=titles)
+    for name, shown in {
+        "grad_cam.webp": (images, maps, None, names),
+        "side_by_side.webp": (first, halves, None, titles),
+    }.items():
+        draw_in_schemes(lambda shown=shown: visualize.show(*shown), arguments.output, name)
     form = "{:12}{:>12}{:>18}{:>26}"
     print("\n" + form.format("network", "parameters", "pieces, held out", "map in its own half"))
     for title, parameters, accuracy, share in rows:
         print(form.format(title, f"{parameters:,}", f"{accuracy:.1%}", f"{share:.1%}"))
-    print(f"\ngrad_cam.png and side_by_side.png are in {arguments.output}.")
+    print(f"\nThe figures, for light and dark pages, are in {arguments.output}.")
 
 
 if __name__ == "__main__":

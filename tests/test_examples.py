@@ -37,8 +37,9 @@ def test_explain_draws_photographs(tmp_path, monkeypatch, capsys):
     explain.main()
     table = capsys.readouterr().out.rpartition("network ")[-1].splitlines()[1:3]
     assert [line[:12].strip() for line in table] == list(explain.ATTENTIONS)
-    for name in ("grad_cam.png", "side_by_side.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    drawn = {path.name for path in tmp_path.glob("*.webp")}
+    names = ("grad_cam", "side_by_side")
+    assert drawn == {f"{name}-{scheme}.webp" for name in names for scheme in ("light", "dark")}
 
 
 @pytest.fixture

@@ -119,6 +119,12 @@ def test_docstring_example_runs(name):
     assert runner.failures == 0
 
 
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_public_name_is_on_the_page_of_the_api(name):
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert re.search(rf"^::: keras_visattn\.[\w.]*\b{name}$", page, re.MULTILINE)
+
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
