@@ -1,7 +1,8 @@
 """What beats the ops on a backend. The only folder that names a backend.
 
 Each module has the same names. `fused_attention` computes what `ops.attention` computes, or raises
-`NotImplementedError` before it computes, and then the op's own formula serves. `window_attention`
+`NotImplementedError` before it computes, and then the op's own formula serves; so does
+`attention_in_loops`, whose loops are in `attention`. `window_attention`
 does so for `ops.local_attention_2d`; the loops behind it are in `windows`. `refine` does so for the
 channel and spatial gates of CBAM; the loops behind it are in `gates`. `compiled` hands a function
 of tensors to the backend's compiler where that pays; `fuses_operations` says whether one fuses the
@@ -22,6 +23,7 @@ _kernels = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 fuses_attention = _kernels.fuses_attention
 fused_attention = _kernels.fused_attention
+attention_in_loops = _kernels.attention_in_loops
 window_attention = _kernels.window_attention
 refine = _kernels.refine
 chosen = _kernels.chosen

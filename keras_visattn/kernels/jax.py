@@ -6,7 +6,8 @@ import importlib
 import jax
 import keras
 
-from keras_visattn.kernels import windows
+from keras_visattn.kernels import attention, windows
+from keras_visattn.kernels.loops import NO_LOOPS
 
 
 def devices():
@@ -39,24 +40,51 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     """Attends from each pixel to its window; arguments as of `windows.forward`, and one more.
 
     Args:
-        otherwise: Function of the first five arguments that does the same in operations of JAX: it
-            serves where the loops cannot, which shows only when JAX lowers the program (to export
-            it), differentiates it twice or maps it over an axis.
+        otherwise: As of `_in_loops`, a function of the first five arguments.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    tensors = query, key, value, row_table, column_table
+    return _in_loops(windows, *tensors, window=window, otherwise=otherwise)
+
+
+def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
+    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
+
+    Args:
+        otherwise: As of `_in_loops`, a function of `(query, key, value, *terms)`.
+        any_shape: Boolean, whether to serve also where the formula is faster.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`, and where the formula is faster.
+    """
+    if not (any_shape or attention.pays(query, key, value)):
+        raise NotImplementedError
+    return _in_loops(attention, query, key, value, *terms, scale=scale, otherwise=otherwise)
+
+
+def _in_loops(work, *tensors, otherwise, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype.
+
+    Args:
+        otherwise: Function of the tensors that does the same in operations of JAX: it serves where
+            the loops cannot, which shows only when JAX lowers the program (to export it),
+            differentiates it twice or maps it over an axis.
 
     Raises:
         NotImplementedError: If the device is not the CPU, if the tensors are of float64 or empty,
             if numba is not installed, or JAX is older than its callbacks on buffers.
     """
-    tensors = query, key, value, row_table, column_table
     if (
         _no_loops()
         or any(x.dtype == "float64" for x in tensors)
         or not all(isinstance(size, int) and size for x in tensors for size in x.shape)
     ):
         raise NotImplementedError
-    attend = _windows_in_programs().window_attention
-    tensors = (x.astype("float32") for x in tensors)
-    return attend(*tensors, window=window, otherwise=otherwise).astype(value.dtype)
+    call = _loops_in_programs().operation(work)
+    outputs = call(*(x.astype("float32") for x in tensors), otherwise=otherwise, **settings)
+    return outputs.astype(tensors[2].dtype)
 
 
 def refine(inputs, channel_gate, pixel_gate):
@@ -68,14 +96,14 @@ def _no_loops():
     if jax.default_backend() != "cpu":
         return "the loops are for the CPU"
     if windows.loops() is None:
-        return windows.NO_LOOPS
-    return "this JAX has no callbacks on buffers" if _windows_in_programs() is None else None
+        return NO_LOOPS
+    return "this JAX has no callbacks on buffers" if _loops_in_programs() is None else None
 
 
 @functools.cache
-def _windows_in_programs():
+def _loops_in_programs():
     try:
-        return importlib.import_module("keras_visattn.kernels.jax_windows")
+        return importlib.import_module("keras_visattn.kernels.jax_loops")
     except ImportError:
         return None
 
