@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -11,9 +12,20 @@ from keras_visattn.kernels.threads import processors, run
 loops = functools.partial(find, "attention_loops")
 
 
-def pays(query, key, value):
-    """Whether the loops were measured to be the fastest for heads of these shapes."""
-    return True
+def pays(query, key, value, rule):
+    """Whether the loops are the fastest, by what was measured.
+
+    Args:
+        query: Tensor `(B, N, T, D)`.
+        key: Tensor `(B, N, S, D)`.
+        value: Tensor `(B, N, S, E)`.
+        rule: Pairs of the least length, the square root of T * S, and the largest size of the heads
+            that the loops win from there on. A length that is unknown counts as long.
+    """
+    lengths = query.shape[2], key.shape[2]
+    length = math.inf if None in lengths else math.sqrt(math.prod(lengths))
+    size = max(query.shape[3], value.shape[3])
+    return any(length >= least and size <= largest for least, largest in rule)
 
 
 def forward_shapes(query, key, value, *terms):

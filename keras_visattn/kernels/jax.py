@@ -9,6 +9,8 @@ import keras
 from keras_visattn.kernels import attention, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
+LOOPS_WIN = ((128, 64),)  # from which length on, for heads up to which size
+
 
 def devices():
     """Names the devices."""
@@ -17,11 +19,14 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "loops that numba compiles; tiles in exported programs"
+    loops = "loops that numba compiles"
+    heads = f"{loops}, from {LOOPS_WIN[0][0]} keys on; the formula in chunks in exported programs"
+    local = f"{loops}; tiles in exported programs"
     if _no_loops():
+        heads = f"the formula in chunks, fused by XLA: {_no_loops()}"
         local = f"the formula in tiles, fused by XLA: {_no_loops()}"
     return {
-        "attention": "the formula in chunks, fused by XLA",
+        "attention": heads,
         "local attention": local,
         "CBAM": "the formula, fused by XLA",
     }
@@ -59,7 +64,7 @@ def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
     Raises:
         NotImplementedError: As of `_in_loops`, and where the formula is faster.
     """
-    if not (any_shape or attention.pays(query, key, value)):
+    if not (any_shape or attention.pays(query, key, value, LOOPS_WIN)):
         raise NotImplementedError
     return _in_loops(attention, query, key, value, *terms, scale=scale, otherwise=otherwise)
 

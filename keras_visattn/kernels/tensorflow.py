@@ -8,6 +8,10 @@ from tensorflow.python.ops import control_flow_util
 from keras_visattn.kernels import attention, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
+# From which length on the loops beat the formula, for heads up to which size.
+LOOPS_WIN = (128, 16), (512, 32)
+LOOPS_WIN_WITH_TERMS = ((128, 32),)
+
 
 def devices():
     """Names the devices."""
@@ -16,11 +20,14 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "loops that numba compiles, in fit, evaluate and predict; tiles in saved programs"
+    loops = "loops that numba compiles, in fit, evaluate and predict"
+    heads = f"{loops}, for small heads of many keys; the formula in chunks"
+    local = f"{loops}; tiles in saved programs"
     if _no_loops():
+        heads = f"the formula in chunks: {_no_loops()}"
         local = f"the formula in tiles, compiled by XLA in graphs: {_no_loops()}"
     return {
-        "attention": "the formula in chunks, compiled by XLA in graphs",
+        "attention": heads,
         "local attention": local,
         "CBAM": "the formula, operation by operation where XLA does not compile the model",
     }
@@ -50,7 +57,8 @@ def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
     Raises:
         NotImplementedError: As of `_in_loops`, and where the formula is faster.
     """
-    if not (any_shape or attention.pays(query, key, value)):
+    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
+    if not (any_shape or attention.pays(query, key, value, rule)):
         raise NotImplementedError
     return _in_loops(attention, query, key, value, *terms, scale=scale)
 

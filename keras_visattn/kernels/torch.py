@@ -1,6 +1,7 @@
 """PyTorch's fused attention, and loops for windows and for gates on the CPU."""
 
 import functools
+import math
 
 import torch
 from torch.nn import functional as nn
@@ -9,6 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from keras_visattn.kernels import attention, gates, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 from keras_visattn.kernels.torch_gates import refine as refine
+
+# From which length on the loops beat the fused attention, for heads up to which size. The terms of
+# rows and columns make the heads of the fused one longer.
+LOOPS_WIN = (128, 16), (2048, 32)
+LOOPS_WIN_WITH_TERMS = ((0, math.inf),)
 
 
 def devices():
@@ -21,7 +27,7 @@ def devices():
 def chosen():
     """Says for each kind of work what serves, and why."""
     fused = "scaled_dot_product_attention"
-    local, gated = f"{fused} in tiles", "the formula"
+    heads, local, gated = fused, f"{fused} in tiles", "the formula"
     if torch.cuda.is_available():
         why = ": the loops are for the CPU"
     elif windows.loops() is None:
@@ -29,7 +35,8 @@ def chosen():
     else:
         local, why = f"loops that numba compiles; {local} in compiled or traced programs", ""
         gated = f"loops that numba compiles, for maps of {gates.SMALLEST:,} numbers or more"
-    return {"attention": fused, "local attention": local + why, "CBAM": gated + why}
+        heads = f"loops that numba compiles, for relative logits and small heads; {fused}"
+    return {"attention": heads + why, "local attention": local + why, "CBAM": gated + why}
 
 
 def fuses_attention():
@@ -81,7 +88,8 @@ def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
     Raises:
         NotImplementedError: As of `_in_loops`, and where the fused kernel is faster.
     """
-    if not (any_shape or attention.pays(query, key, value)):
+    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
+    if not (any_shape or attention.pays(query, key, value, rule)):
         raise NotImplementedError
     return _in_loops(attention, query, key, value, *terms, scale=scale)
 
