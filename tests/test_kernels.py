@@ -23,22 +23,23 @@ CHUNKED = [
 
 
 @pytest.fixture
-def no_windows(monkeypatch):
+def no_loops(monkeypatch):
     def refuse(*arguments):
         raise NotImplementedError
 
-    monkeypatch.setattr(kernels, "window_attention", refuse)
+    for name in ("window_attention", "block_attention", "attention_in_loops"):
+        monkeypatch.setattr(kernels, name, refuse)
 
 
 @pytest.mark.parametrize("limit", [1, 1000])
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch, no_windows):
+def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch, no_loops):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
     test_reference.test_image_layer_equals_reference(name, size, settings)
 
 
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_gradients_through_chunks(name, size, settings, monkeypatch, no_windows):
+def test_gradients_through_chunks(name, size, settings, monkeypatch, no_loops):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: 1000)
     assert_gradients(name, settings, [sample(2, *size, 4)])
 
@@ -128,7 +129,12 @@ def test_window_kernel_answers_as_tiles(size, heads, head_size, value_size, wind
     rows, columns = np.broadcast_to(window["kernel_size"], 2)
     if embedded and head_size % 2 == 0:
         maps += [sample(length, head_size // 2) for length in (rows, columns)]
-    core, loops = (LocalAttention(**window, implementation=name) for name in ("core", "windows"))
+    pair = (LocalAttention(**window, implementation=name) for name in ("core", "windows"))
+    assert_same(*pair, maps)
+
+
+def assert_same(core, loops, maps):
+    """Compares answers, where eager calls have the loops, and gradients."""
     expected = numpy(core(*map(keras.ops.convert_to_tensor, maps)))
     if BACKEND != "tensorflow":
         found = numpy(loops(*map(keras.ops.convert_to_tensor, maps)))
@@ -156,6 +162,11 @@ class Attention(LocalAttention):
         return ops.attention(query, key, value, relative_logits=terms or None, **self.settings)
 
 
+class BlockAttention(LocalAttention):
+    def call(self, *maps):
+        return ops.block_attention_2d(*maps, **self.settings)
+
+
 HEADS = [  # images, heads, queries, rows and columns of keys, head size of keys and of values
     (2, 3, 300, (5, 7), 6, 5),  # two blocks of queries, the last keys not in fours
     (1, 1, 70, 301, 8, 8),  # parts of one head
@@ -171,18 +182,20 @@ def test_loops_of_attention_answer_as_the_core(heads):
     shapes = [(length, size), (np.prod(keys), size), (np.prod(keys), value_size)]
     shapes += [(length, span) for span in spans]
     maps = [sample(batch, count, *shape, seed=i) for i, shape in enumerate(shapes)]
-    core, loops = (Attention(scale=0.7, implementation=name) for name in ("core", "loops"))
-    expected = numpy(core(*map(keras.ops.convert_to_tensor, maps)))
-    if BACKEND != "tensorflow":
-        found = numpy(loops(*map(keras.ops.convert_to_tensor, maps)))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    factors = sample(*expected.shape, seed=9)
-    pairs = zip(
-        *(gradients(layer, maps, factors, graph=True)[0] for layer in (loops, core)), strict=True
-    )
-    for found, expected in pairs:
-        atol = 5e-5 * max(1, np.abs(expected).max())
-        np.testing.assert_allclose(found, expected, atol=atol)
+    assert_same(*(Attention(scale=0.7, implementation=name) for name in ("core", "loops")), maps)
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "head_size", "value_size", "block"),
+    [((9, 7), 3, 5, 6, (4, 3)), ((3, 2), 2, 4, 8, 4), ((8, 40), 4, 4, 4, 4)],
+)
+def test_block_kernel_answers_as_tiles(size, heads, head_size, value_size, block):
+    widths = head_size, head_size, value_size
+    maps = [sample(2, *size, heads, width, seed=i) for i, width in enumerate(widths)]
+    pair = (BlockAttention(block_size=block, implementation=name) for name in ("core", "blocks"))
+    assert_same(*pair, maps)
+    with pytest.raises(NotImplementedError, match="no scores"):
+        ops.block_attention_2d(*maps, return_scores=True, implementation="blocks")
 
 
 @in_calls

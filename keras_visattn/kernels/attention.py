@@ -28,7 +28,7 @@ def pays(query, key, value, rule):
     return any(length >= least and size <= largest for least, largest in rule)
 
 
-def forward_shapes(query, key, value, *terms):
+def forward_shapes(query, key, value, *terms, scale):
     """The shapes of what `forward` writes."""
     return (*query.shape[:-1], value.shape[-1]), query.shape[:-1]
 
@@ -54,7 +54,7 @@ def forward(query, key, value, *others, scale):
     run(attend, _jobs(query))
 
 
-def backward_shapes(*arguments):
+def backward_shapes(*arguments, scale):
     """The shapes of what `backward` writes."""
     return [x.shape for x in arguments[:-3]]
 
@@ -108,7 +108,7 @@ def _jobs(query):
     Each is the number of the range of queries, the range of heads, the first query and the end.
     """
     batch, heads, length, _ = query.shape
-    wanted = 1 if processors() == 1 else 4 * processors()
+    wanted = 1 if processors() == 1 else 8 * processors()
     groups = _ranges(batch * heads, wanted)
     pieces = _ranges(length, min(-(-wanted // len(groups)), -(-length // 64)))
     return [

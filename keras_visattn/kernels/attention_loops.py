@@ -49,7 +49,7 @@ def forward(query, key, value, rows, columns, outputs, log_sums, scale, heads, f
                 shrunk = largest.copy()
                 _find_largest(scores, many, largest, length)
                 for i in range(length):
-                    shrunk[i] = _power_of_2(shrunk[i] - largest[i])
+                    shrunk[i] = power_of_2(shrunk[i] - largest[i])
                     total[i] *= shrunk[i]
                 for channel in range(value_size):
                     average = averages[channel * BLOCK : (channel + 1) * BLOCK]
@@ -58,7 +58,7 @@ def forward(query, key, value, rows, columns, outputs, log_sums, scale, heads, f
                 for k in range(many):
                     line = scores[k * BLOCK : (k + 1) * BLOCK]
                     for i in range(length):
-                        line[i] = _power_of_2(line[i] - largest[i])
+                        line[i] = power_of_2(line[i] - largest[i])
                         total[i] += line[i]
                 factors = values[begin * value_size :]
                 _add_products(averages, value_size, factors, (1, value_size), scores, many, length)
@@ -112,7 +112,7 @@ def backward(read, written, scale, heads, first, end):
                     line = scores[k * BLOCK : (k + 1) * BLOCK]
                     slope = slopes[k * BLOCK : (k + 1) * BLOCK]
                     for i in range(length):
-                        line[i] = _power_of_2(line[i] - log_sum[i])
+                        line[i] = power_of_2(line[i] - log_sum[i])
                         slope[i] = line[i] * (slope[i] - average[i])
                 _add_to_terms(slopes, to_terms, width, begin, real, length)
                 _add_products(to_queries, size, their_keys, (1, size), slopes, many, length)
@@ -265,7 +265,7 @@ def _add_four(sums, a, b, c, d):
 
 
 @numba.njit(inline="always")
-def _power_of_2(x):
+def power_of_2(x):
     """2 to a power that is at most 0, to the rounding of float32; 0 for powers below -126.
 
     2 to a whole power adds to the exponent of 2 to what is left, between -1/2 and 1/2: the Taylor

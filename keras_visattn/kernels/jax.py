@@ -6,7 +6,7 @@ import importlib
 import jax
 import keras
 
-from keras_visattn.kernels import attention, windows
+from keras_visattn.kernels import attention, blocks, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
 LOOPS_WIN = ((128, 64),)  # from which length on, for heads up to which size
@@ -52,6 +52,18 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     """
     tensors = query, key, value, row_table, column_table
     return _in_loops(windows, *tensors, window=window, otherwise=otherwise)
+
+
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`, and one more.
+
+    Args:
+        otherwise: As of `_in_loops`, a function of the first three arguments.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block, otherwise=otherwise)
 
 
 def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):

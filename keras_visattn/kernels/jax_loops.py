@@ -24,15 +24,15 @@ def operation(work):
     make = functools.partial(_primitive, work.__name__.rpartition(".")[2])
 
     def forward_in_jax(*tensors, otherwise, **settings):
-        _, *kept = work.forward_shapes(*tensors)
+        _, *kept = work.forward_shapes(*tensors, **settings)
         return [otherwise(*tensors), *(jnp.zeros(shape) for shape in kept)]
 
     def backward_in_jax(*arguments, otherwise, **settings):
         *tensors, _, _, upstream = arguments
         return list(jax.vjp(otherwise, *tensors)[1](upstream))
 
-    def tangent_shapes(*arguments):
-        return work.forward_shapes(*_split(arguments)[0])[:1]
+    def tangent_shapes(*arguments, **settings):
+        return work.forward_shapes(*_split(arguments)[0], **settings)[:1]
 
     def tangent_in_jax(*arguments, otherwise, **settings):
         tensors, _, tangents = _split(arguments)
@@ -81,19 +81,19 @@ def _primitive(work, name, shapes, in_jax, loops=None):
     def run(*tensors, otherwise, **settings):
         if loops is None:
             return in_jax(*tensors, otherwise=otherwise, **settings)
-        results = [np.empty(shape, np.float32) for shape in shapes(*tensors)]
+        results = [np.empty(shape, np.float32) for shape in shapes(*tensors, **settings)]
         loops(*(np.asarray(x) for x in tensors), *results, **settings)
         return [jnp.asarray(x) for x in results]
 
     @primitive.def_abstract_eval
-    def describe(*tensors, **settings):
-        return [jax.core.ShapedArray(shape, np.float32) for shape in shapes(*tensors)]
+    def describe(*tensors, otherwise, **settings):
+        return [jax.core.ShapedArray(x, np.float32) for x in shapes(*tensors, **settings)]
 
     def call_back(*tensors, otherwise, **settings):
         def fill(_, results, *tensors):
             loops(*(np.asarray(x) for x in (*tensors, *results)), **settings)
 
-        results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes(*tensors)]
+        results = [jax.ShapeDtypeStruct(x, np.float32) for x in shapes(*tensors, **settings)]
         return buffer_callback(fill, results)(*tensors)
 
     def lower(context, *tensors, **settings):

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
-from keras_visattn.kernels import attention, windows
+from keras_visattn.kernels import attention, blocks, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
 # From which length on the loops beat the formula, for heads up to which size.
@@ -49,6 +49,15 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
         NotImplementedError: As of `_in_loops`.
     """
     return _in_loops(windows, query, key, value, row_table, column_table, window=window)
+
+
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block)
 
 
 def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
@@ -98,7 +107,7 @@ def _operation(work, settings):
 
     def run(loops, tensors, count, shapes):
         def fill(*arrays):
-            results = [np.empty(shape, np.float32) for shape in shapes(*arrays)]
+            results = [np.empty(shape, np.float32) for shape in shapes(*arrays, **settings)]
             loops(*arrays, *results, **settings)
             return results
 

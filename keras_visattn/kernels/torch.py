@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
 
-from keras_visattn.kernels import attention, gates, windows
+from keras_visattn.kernels import attention, blocks, gates, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 from keras_visattn.kernels.torch_gates import refine as refine
 
@@ -82,6 +82,15 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     return _in_loops(windows, query, key, value, row_table, column_table, window=window)
 
 
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block)
+
+
 def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
     """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
 
@@ -119,7 +128,9 @@ def _in_loops(work, *tensors, **settings):
 class _Loops(torch.autograd.Function):
     @staticmethod
     def forward(work, settings, *tensors):
-        results = [tensors[0].new_empty(shape) for shape in work.forward_shapes(*tensors)]
+        results = [
+            tensors[0].new_empty(shape) for shape in work.forward_shapes(*tensors, **settings)
+        ]
         work.forward(*_arrays(*tensors, *results), **settings)
         return tuple(results)
 
@@ -133,8 +144,10 @@ class _Loops(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(context, upstream, _):
         tensors = *context.saved_tensors, upstream
-        gradients = [upstream.new_empty(shape) for shape in context.work.backward_shapes(*tensors)]
-        context.work.backward(*_arrays(*tensors, *gradients), **context.settings)
+        work, settings = context.work, context.settings
+        shapes = work.backward_shapes(*tensors, **settings)
+        gradients = [upstream.new_empty(shape) for shape in shapes]
+        work.backward(*_arrays(*tensors, *gradients), **settings)
         return None, None, *gradients
 
 

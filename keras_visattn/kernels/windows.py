@@ -13,7 +13,7 @@ BAND = 16  # rows, at least
 loops = functools.partial(find, "window_loops")
 
 
-def forward_shapes(query, key, value, row_table, column_table):
+def forward_shapes(query, key, value, row_table, column_table, *, window):
     """The shapes of what `forward` writes."""
     batch, height, width, heads, _ = query.shape
     return (*query.shape[:-1], value.shape[-1]), (batch, height, width * heads)
@@ -44,7 +44,7 @@ def forward(query, key, value, row_table, column_table, outputs, log_sums, windo
         run(attend, wave)
 
 
-def backward_shapes(*arguments):
+def backward_shapes(*arguments, window):
     """The shapes of what `backward` writes."""
     return [x.shape for x in arguments[:5]]
 
