@@ -17,6 +17,8 @@ GATE_KERNELS = "tests/test_gate_kernels.py"
 SURGERY = "tests/test_surgery.py"
 VISUALIZE = "tests/test_visualize.py"
 LOOPS = "kernels/window_loops.py"
+BLOCK_LOOPS = "kernels/block_loops.py"
+HEAD_LOOPS = "kernels/attention_loops.py"
 GATE_LOOPS = "kernels/gate_loops.py"
 WITHOUT = {LOOPS: ("tensorflow",), GATE_LOOPS: ("tensorflow", "jax")}  # where a file never runs
 DEFECTS = [
@@ -54,6 +56,15 @@ DEFECTS = [
      "while first < rows and y + first * step - top < 0:", "while False:"),
     ("softmax of the loops differentiated without its sum", LOOPS, KERNELS,
      "weights[i] * (slope[i] - average[i])", "weights[i] * slope[i]"),
+    ("averages of the heads' loops not corrected by a larger logit", HEAD_LOOPS, KERNELS,
+     "average[i] *= shrunk[i]", "average[i] *= np.float32(1)"),
+    ("columns of keys counted as rows by the heads' loops", HEAD_LOOPS, KERNELS,
+     "to_column = to_terms[1][column * BLOCK", "to_column = to_terms[1][row % width * BLOCK"),
+    ("keys beyond the last in the softmax of the heads' loops", HEAD_LOOPS, KERNELS,
+     "scores[real * BLOCK : many * BLOCK] = HIDDEN", "pass"),
+    ("keys beyond the image in the softmax of the blocks' loops", BLOCK_LOOPS, KERNELS,
+     "(number - first + 1) * heads] = HIDDEN",
+     "(number - first + 1) * heads] = 0"),
     ("ties of the loops not shared", GATE_LOOPS, GATE_KERNELS,
      "np.float32(1) if exceeds else counts[c] + equals", "np.float32(1)"),
     ("channel gate of the loops without the pixels' largest values", GATE_LOOPS, GATE_KERNELS,

@@ -11,7 +11,7 @@ from test_gradients import assert_gradients
 from test_reference import AUGMENTED, LOCAL, STEM, sample
 
 from keras_visattn import kernels, layers, ops
-from keras_visattn.kernels import windows
+from keras_visattn.kernels import attention, windows
 
 BACKEND = keras.backend.backend()
 CHUNKED = [
@@ -23,22 +23,23 @@ CHUNKED = [
 
 
 @pytest.fixture
-def no_windows(monkeypatch):
+def no_loops(monkeypatch):
     def refuse(*arguments):
         raise NotImplementedError
 
-    monkeypatch.setattr(kernels, "window_attention", refuse)
+    for name in ("window_attention", "block_attention", "attention_in_loops"):
+        monkeypatch.setattr(kernels, name, refuse)
 
 
 @pytest.mark.parametrize("limit", [1, 1000])
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch, no_windows):
+def test_chunks_answer_as_the_reference(name, size, settings, limit, monkeypatch, no_loops):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
     test_reference.test_image_layer_equals_reference(name, size, settings)
 
 
 @pytest.mark.parametrize(("name", "size", "settings"), CHUNKED)
-def test_gradients_through_chunks(name, size, settings, monkeypatch, no_windows):
+def test_gradients_through_chunks(name, size, settings, monkeypatch, no_loops):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: 1000)
     assert_gradients(name, settings, [sample(2, *size, 4)])
 
@@ -128,7 +129,12 @@ def test_window_kernel_answers_as_tiles(size, heads, head_size, value_size, wind
     rows, columns = np.broadcast_to(window["kernel_size"], 2)
     if embedded and head_size % 2 == 0:
         maps += [sample(length, head_size // 2) for length in (rows, columns)]
-    core, loops = (LocalAttention(**window, implementation=name) for name in ("core", "windows"))
+    pair = (LocalAttention(**window, implementation=name) for name in ("core", "windows"))
+    assert_same(*pair, maps)
+
+
+def assert_same(core, loops, maps):
+    """Compares answers, where eager calls have the loops, and gradients."""
     expected = numpy(core(*map(keras.ops.convert_to_tensor, maps)))
     if BACKEND != "tensorflow":
         found = numpy(loops(*map(keras.ops.convert_to_tensor, maps)))
@@ -149,6 +155,93 @@ class LocalAttention(keras.layers.Layer):
 
     def call(self, *maps):
         return ops.local_attention_2d(*maps, **self.settings)
+
+
+class Attention(LocalAttention):
+    def call(self, query, key, value, *terms):
+        return ops.attention(query, key, value, relative_logits=terms or None, **self.settings)
+
+
+class BlockAttention(LocalAttention):
+    def call(self, *maps):
+        return ops.block_attention_2d(*maps, **self.settings)
+
+
+HEADS = [  # images, heads, queries, rows and columns of keys, head size of keys and of values
+    (2, 3, 300, (5, 7), 6, 5),  # two blocks of queries, the last keys not in fours
+    (1, 1, 70, 301, 8, 8),  # parts of one head
+    (1, 2, 17, 1, 3, 4),  # one key
+    (2, 2, 1, (1, 3), 3, 9),  # one query
+]
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_loops_of_attention_answer_as_the_core(heads):
+    batch, count, length, keys, size, value_size = heads
+    spans = keys if isinstance(keys, tuple) else ()
+    shapes = [(length, size), (np.prod(keys), size), (np.prod(keys), value_size)]
+    shapes += [(length, span) for span in spans]
+    maps = [sample(batch, count, *shape, seed=i) for i, shape in enumerate(shapes)]
+    assert_same(*(Attention(scale=0.7, implementation=name) for name in ("core", "loops")), maps)
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "head_size", "value_size", "block"),
+    [((9, 7), 3, 5, 6, (4, 3)), ((3, 2), 2, 4, 8, 4), ((8, 40), 4, 4, 4, 4)],
+)
+def test_block_kernel_answers_as_tiles(size, heads, head_size, value_size, block):
+    widths = head_size, head_size, value_size
+    maps = [sample(2, *size, heads, width, seed=i) for i, width in enumerate(widths)]
+    pair = (BlockAttention(block_size=block, implementation=name) for name in ("core", "blocks"))
+    assert_same(*pair, maps)
+    with pytest.raises(NotImplementedError, match="no scores"):
+        ops.block_attention_2d(*maps, return_scores=True, implementation="blocks")
+
+
+@in_calls
+def test_loops_of_attention_take_large_logits_and_half_precision():
+    query, key, value = (sample(1, 2, 40, 4, seed=seed) for seed in range(3))
+    value[0, 0, 3] = np.nan
+    tensors = [keras.ops.cast(x, "bfloat16") for x in (1e4 * query, key, value)]
+    found, expected = (
+        numpy(keras.ops.cast(ops.attention(*tensors, implementation=name), "float32"))
+        for name in ("loops", "core")
+    )
+    assert np.isnan(found[0, 0]).all()
+    np.testing.assert_allclose(found[0, 1], expected[0, 1], atol=1e-2)
+
+
+@in_calls
+def test_a_layer_in_loops_answers_as_the_reference(monkeypatch):
+    name, size, settings = CHUNKED[3]
+    calls, run = [], attention.run
+    monkeypatch.setattr(attention, "pays", lambda *arguments: True)
+    monkeypatch.setattr(attention, "run", lambda *arguments: calls.append(1) or run(*arguments))
+    test_reference.test_image_layer_equals_reference(name, size, settings)
+    assert_gradients(name, settings, [sample(2, *size, 4)])
+    assert len(calls) >= 3  # forward, and forward and backward
+
+
+def test_loops_of_attention_refuse_what_they_cannot_do():
+    x = keras.ops.zeros((1, 2, 5, 4))
+    with pytest.raises(NotImplementedError, match="no mask"):
+        ops.attention(x, x, x, np.ones((5, 5), bool), implementation="loops")
+    with pytest.raises(ValueError, match="neither scores nor dropout"):
+        ops.attention(x, x, x, return_scores=True, implementation="loops")
+    for empty in (x[:0], x[:, :, :0]):
+        with pytest.raises(NotImplementedError):
+            ops.attention(empty, empty, empty, implementation="loops")
+
+
+def test_loops_serve_where_they_were_measured_to_win():
+    def pays(length, size, keys=None):
+        query, key = (np.empty((1, 1, n, size)) for n in (length, keys or length))
+        return attention.pays(query, key, key, ((128, 16), (512, 32)))
+
+    assert pays(128, 16) and pays(512, 32) and pays(64, 8, keys=256)
+    assert not pays(127, 16) and not pays(511, 17) and not pays(4096, 33)
+    unknown = keras.KerasTensor((None, 8, None, 32))
+    assert attention.pays(unknown, unknown, unknown, ((512, 32),))
 
 
 @in_calls
@@ -221,18 +314,27 @@ def test_layer_compiles_for_accelerators(case):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own graphs")
-def test_loops_in_the_graphs_of_the_trainer_and_in_no_saved_one(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("work", "size", "layer"),
+    [
+        (windows, (9, 8), lambda: layers.LocalSelfAttention2D(16, 3)),
+        (attention, (13, 11), lambda: layers.AugmentedConv2D(16, 3, value_ratio=0.5, num_heads=2)),
+    ],
+)
+def test_loops_in_the_graphs_of_the_trainer_and_in_no_saved_one(
+    work, size, layer, monkeypatch, tmp_path
+):
     import tensorflow as tf
 
-    calls, forward = [], windows.forward
+    calls, forward = [], work.forward
 
     def counted(*arrays, **settings):
         calls.append(arrays)
         forward(*arrays, **settings)
 
-    monkeypatch.setattr(windows, "forward", counted)
-    images = sample(2, 9, 8, 4)
-    model = keras.Sequential([keras.Input((9, 8, 4)), layers.LocalSelfAttention2D(16, 3)])
+    monkeypatch.setattr(work, "forward", counted)
+    images = sample(2, *size, 4)
+    model = keras.Sequential([keras.Input((*size, 4)), layer()])
     model.compile("sgd", "mse")
     expected = numpy(model(images))
     model.export(tmp_path, verbose=False)
@@ -249,16 +351,21 @@ def test_loops_in_the_graphs_of_the_trainer_and_in_no_saved_one(monkeypatch, tmp
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's own ways of running a function")
-def test_window_kernel_in_transformed_programs():
+@pytest.mark.parametrize(
+    ("layer", "shapes"),
+    [
+        (LocalAttention(kernel_size=3, implementation="windows"), 3 * [(6, 5, 2, 4)]),
+        (Attention(implementation="loops"), [*(3 * [(2, 6, 4)]), (2, 6, 2), (2, 6, 3)]),
+    ],
+)
+def test_loops_in_transformed_programs(layer, shapes):
     import jax.export
 
-    maps = [sample(2, 6, 5, 2, 4, seed=seed) for seed in range(3)]
-
-    def attend(*maps):
-        return ops.local_attention_2d(*maps, kernel_size=3, implementation="windows")
+    maps = [sample(2, *shape, seed=seed) for seed, shape in enumerate(shapes)]
+    attend, places = layer.call, tuple(range(len(maps)))
 
     def grad(function, *maps):
-        return jax.grad(lambda *maps: (function(*maps) ** 2).sum(), argnums=(0, 1, 2))(*maps)
+        return jax.grad(lambda *maps: (function(*maps) ** 2).sum(), argnums=places)(*maps)
 
     expected = jax.tree.leaves([attend(*maps), grad(attend, *maps)])
     program = jax.export.export(jax.jit(lambda *maps: [attend(*maps), grad(attend, *maps)]))(*maps)
@@ -268,7 +375,7 @@ def test_window_kernel_in_transformed_programs():
         for x, y in zip(jax.tree.leaves(found), expected, strict=True):
             np.testing.assert_allclose(x, y, atol=1e-5)
     forward_mode, reverse_mode = (
-        mode(lambda x: attend(x, *maps[1:]).sum((0, 1, 2)))(maps[0])
+        mode(lambda x: attend(x, *maps[1:]).sum((0, 1)))(maps[0])
         for mode in (jax.jacfwd, jax.jacrev)
     )
     np.testing.assert_allclose(forward_mode, reverse_mode, atol=1e-5)

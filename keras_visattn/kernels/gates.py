@@ -6,10 +6,10 @@ it is not `None`. What several positions have as their largest, they share the g
 """
 
 import functools
-import importlib
 
 import numpy as np
 
+from keras_visattn.kernels.loops import find
 from keras_visattn.kernels.threads import run
 
 BAND = 2**18  # numbers, at most
@@ -17,13 +17,7 @@ SMALLEST = 2**20  # numbers of a map, below which it takes longer to call the lo
 NO_PIXELS = np.empty((0, 1), np.float32)
 
 
-@functools.cache
-def loops():
-    """The module of loops, or `None` where numba is missing or finds no folder for its results."""
-    try:
-        return importlib.import_module("keras_visattn.kernels.gate_loops")
-    except (ImportError, RuntimeError):
-        return None
+loops = functools.partial(find, "gate_loops")
 
 
 def pool_pixels(maps, mean, largest, counts):

@@ -6,7 +6,10 @@ import importlib
 import jax
 import keras
 
-from keras_visattn.kernels import windows
+from keras_visattn.kernels import attention, blocks, windows
+from keras_visattn.kernels.loops import NO_LOOPS
+
+LOOPS_WIN = ((128, 64),)  # from which length on, for heads up to which size
 
 
 def devices():
@@ -16,11 +19,14 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "loops that numba compiles; tiles in exported programs"
+    loops = "loops that numba compiles"
+    heads = f"{loops}, from {LOOPS_WIN[0][0]} keys on; the formula in chunks in exported programs"
+    local = f"{loops}; tiles in exported programs"
     if _no_loops():
+        heads = f"the formula in chunks, fused by XLA: {_no_loops()}"
         local = f"the formula in tiles, fused by XLA: {_no_loops()}"
     return {
-        "attention": "the formula in chunks, fused by XLA",
+        "attention": heads,
         "local attention": local,
         "CBAM": "the formula, fused by XLA",
     }
@@ -39,24 +45,63 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     """Attends from each pixel to its window; arguments as of `windows.forward`, and one more.
 
     Args:
-        otherwise: Function of the first five arguments that does the same in operations of JAX: it
-            serves where the loops cannot, which shows only when JAX lowers the program (to export
-            it), differentiates it twice or maps it over an axis.
+        otherwise: As of `_in_loops`, a function of the first five arguments.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    tensors = query, key, value, row_table, column_table
+    return _in_loops(windows, *tensors, window=window, otherwise=otherwise)
+
+
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`, and one more.
+
+    Args:
+        otherwise: As of `_in_loops`, a function of the first three arguments.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block, otherwise=otherwise)
+
+
+def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
+    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
+
+    Args:
+        otherwise: As of `_in_loops`, a function of `(query, key, value, *terms)`.
+        any_shape: Boolean, whether to serve also where the formula is faster.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`, and where the formula is faster.
+    """
+    if not (any_shape or attention.pays(query, key, value, LOOPS_WIN)):
+        raise NotImplementedError
+    return _in_loops(attention, query, key, value, *terms, scale=scale, otherwise=otherwise)
+
+
+def _in_loops(work, *tensors, otherwise, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype.
+
+    Args:
+        otherwise: Function of the tensors that does the same in operations of JAX: it serves where
+            the loops cannot, which shows only when JAX lowers the program (to export it),
+            differentiates it twice or maps it over an axis.
 
     Raises:
         NotImplementedError: If the device is not the CPU, if the tensors are of float64 or empty,
             if numba is not installed, or JAX is older than its callbacks on buffers.
     """
-    tensors = query, key, value, row_table, column_table
     if (
         _no_loops()
         or any(x.dtype == "float64" for x in tensors)
         or not all(isinstance(size, int) and size for x in tensors for size in x.shape)
     ):
         raise NotImplementedError
-    attend = _windows_in_programs().window_attention
-    tensors = (x.astype("float32") for x in tensors)
-    return attend(*tensors, window=window, otherwise=otherwise).astype(value.dtype)
+    call = _loops_in_programs().operation(work)
+    outputs = call(*(x.astype("float32") for x in tensors), otherwise=otherwise, **settings)
+    return outputs.astype(tensors[2].dtype)
 
 
 def refine(inputs, channel_gate, pixel_gate):
@@ -68,14 +113,14 @@ def _no_loops():
     if jax.default_backend() != "cpu":
         return "the loops are for the CPU"
     if windows.loops() is None:
-        return windows.NO_LOOPS
-    return "this JAX has no callbacks on buffers" if _windows_in_programs() is None else None
+        return NO_LOOPS
+    return "this JAX has no callbacks on buffers" if _loops_in_programs() is None else None
 
 
 @functools.cache
-def _windows_in_programs():
+def _loops_in_programs():
     try:
-        return importlib.import_module("keras_visattn.kernels.jax_windows")
+        return importlib.import_module("keras_visattn.kernels.jax_loops")
     except ImportError:
         return None
 

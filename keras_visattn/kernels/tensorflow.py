@@ -5,7 +5,12 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
-from keras_visattn.kernels import windows
+from keras_visattn.kernels import attention, blocks, windows
+from keras_visattn.kernels.loops import NO_LOOPS
+
+# From which length on the loops beat the formula, for heads up to which size.
+LOOPS_WIN = (128, 16), (512, 32)
+LOOPS_WIN_WITH_TERMS = ((128, 32),)
 
 
 def devices():
@@ -15,11 +20,14 @@ def devices():
 
 def chosen():
     """Says for each kind of work what serves, and why."""
-    local = "loops that numba compiles, in fit, evaluate and predict; tiles in saved programs"
+    loops = "loops that numba compiles, in fit, evaluate and predict"
+    heads = f"{loops}, for small heads of many keys; the formula in chunks"
+    local = f"{loops}; tiles in saved programs"
     if _no_loops():
+        heads = f"the formula in chunks: {_no_loops()}"
         local = f"the formula in tiles, compiled by XLA in graphs: {_no_loops()}"
     return {
-        "attention": "the formula in chunks, compiled by XLA in graphs",
+        "attention": heads,
         "local attention": local,
         "CBAM": "the formula, operation by operation where XLA does not compile the model",
     }
@@ -37,6 +45,36 @@ def fused_attention(query, key, value, mask, scale):
 def window_attention(query, key, value, row_table, column_table, window, otherwise):
     """Attends from each pixel to its window; arguments as of `windows.forward`.
 
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(windows, query, key, value, row_table, column_table, window=window)
+
+
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block)
+
+
+def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
+    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`, and where the formula is faster.
+    """
+    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
+    if not (any_shape or attention.pays(query, key, value, rule)):
+        raise NotImplementedError
+    return _in_loops(attention, query, key, value, *terms, scale=scale)
+
+
+def _in_loops(work, *tensors, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype.
+
     The loops serve in the graphs of Keras' trainer and in those that a gradient tape watches. Any
     other graph may be meant to be saved for another process, which cannot call them.
 
@@ -44,7 +82,6 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
         NotImplementedError: In eager calls, in other graphs or graphs that XLA compiles, where
             there is a GPU, if the tensors are of float64, or if numba is not installed.
     """
-    tensors = query, key, value, row_table, column_table
     if (
         tf.executing_eagerly()
         or traces_for_export()
@@ -53,7 +90,8 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
         or any(x.dtype == "float64" for x in tensors)
     ):
         raise NotImplementedError
-    outputs = _attention_in_loops(window)(*(tf.cast(x, "float32") for x in tensors))
+    query, _, value, *_ = tensors
+    outputs = _operation(work, settings)(*(tf.cast(x, "float32") for x in tensors))
     return tf.cast(tf.ensure_shape(outputs, (*query.shape[:-1], value.shape[-1])), value.dtype)
 
 
@@ -61,14 +99,16 @@ def _no_loops():
     """Why no loops serve, or None."""
     if tf.config.list_physical_devices("GPU"):
         return "the loops are for the CPU"
-    return windows.NO_LOOPS if windows.loops() is None else None
+    return NO_LOOPS if windows.loops() is None else None
 
 
-def _attention_in_loops(window):
+def _operation(work, settings):
+    """Makes an operation, with its gradient, of a module whose `forward` calls loops."""
+
     def run(loops, tensors, count, shapes):
         def fill(*arrays):
-            results = [np.empty(shape, np.float32) for shape in shapes(*arrays)]
-            loops(*arrays, *results, window=window)
+            results = [np.empty(shape, np.float32) for shape in shapes(*arrays, **settings)]
+            loops(*arrays, *results, **settings)
             return results
 
         return tf.numpy_function(fill, tensors, count * ["float32"])
@@ -76,19 +116,20 @@ def _attention_in_loops(window):
     @tf.custom_gradient
     def differentiate(*arguments):
         def refuse(*upstream):
-            raise NotImplementedError("The loops for windows have no second derivative.")
+            raise NotImplementedError("The loops have no second derivative.")
 
-        gradients = run(windows.backward, arguments, 5, windows.backward_shapes)
-        for gradient, tensor in zip(gradients, arguments, strict=False):
+        *tensors, _, _, _ = arguments
+        gradients = run(work.backward, arguments, len(tensors), work.backward_shapes)
+        for gradient, tensor in zip(gradients, tensors, strict=True):
             gradient.set_shape(tensor.shape)
         return tuple(gradients), refuse
 
     @tf.custom_gradient
     def attend(*tensors):
-        outputs, log_sums = run(windows.forward, tensors, 2, windows.forward_shapes)
+        outputs, log_sums = run(work.forward, tensors, 2, work.forward_shapes)
 
         def gradient(upstream):
-            return differentiate(*tensors, log_sums, upstream)
+            return differentiate(*tensors, outputs, log_sums, upstream)
 
         return outputs, gradient
 

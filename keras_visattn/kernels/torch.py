@@ -1,13 +1,20 @@
 """PyTorch's fused attention, and loops for windows and for gates on the CPU."""
 
 import functools
+import math
 
 import torch
 from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
 
-from keras_visattn.kernels import gates, windows
+from keras_visattn.kernels import attention, blocks, gates, windows
+from keras_visattn.kernels.loops import NO_LOOPS
 from keras_visattn.kernels.torch_gates import refine as refine
+
+# From which length on the loops beat the fused attention, for heads up to which size. The terms of
+# rows and columns make the heads of the fused one longer.
+LOOPS_WIN = (128, 16), (2048, 32)
+LOOPS_WIN_WITH_TERMS = ((0, math.inf),)
 
 
 def devices():
@@ -20,15 +27,16 @@ def devices():
 def chosen():
     """Says for each kind of work what serves, and why."""
     fused = "scaled_dot_product_attention"
-    local, gated = f"{fused} in tiles", "the formula"
+    heads, local, gated = fused, f"{fused} in tiles", "the formula"
     if torch.cuda.is_available():
         why = ": the loops are for the CPU"
     elif windows.loops() is None:
-        why = f": {windows.NO_LOOPS}"
+        why = f": {NO_LOOPS}"
     else:
         local, why = f"loops that numba compiles; {local} in compiled or traced programs", ""
         gated = f"loops that numba compiles, for maps of {gates.SMALLEST:,} numbers or more"
-    return {"attention": fused, "local attention": local + why, "CBAM": gated + why}
+        heads = f"loops that numba compiles, for relative logits and small heads; {fused}"
+    return {"attention": heads + why, "local attention": local + why, "CBAM": gated + why}
 
 
 def fuses_attention():
@@ -69,47 +77,78 @@ def window_attention(query, key, value, row_table, column_table, window, otherwi
     """Attends from each pixel to its window; arguments as of `windows.forward`.
 
     Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(windows, query, key, value, row_table, column_table, window=window)
+
+
+def block_attention(query, key, value, block, otherwise):
+    """Attends from each pixel to its block; arguments as of `blocks.forward`.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`.
+    """
+    return _in_loops(blocks, query, key, value, block=block)
+
+
+def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
+    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
+
+    Raises:
+        NotImplementedError: As of `_in_loops`, and where the fused kernel is faster.
+    """
+    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
+    if not (any_shape or attention.pays(query, key, value, rule)):
+        raise NotImplementedError
+    return _in_loops(attention, query, key, value, *terms, scale=scale)
+
+
+def _in_loops(work, *tensors, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype.
+
+    Raises:
         NotImplementedError: If the tensors are not plain ones on the CPU or are of float64, if
             numba is not installed, or if PyTorch's own flash attention is switched off.
     """
-    tensors = query, key, value, row_table, column_table
     if (
         any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors)
         or any(x.device.type != "cpu" for x in tensors)
         or any(x.dtype == torch.float64 for x in tensors)
-        or query.numel() == 0
+        or any(x.numel() == 0 for x in tensors[:3])
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not torch.backends.cuda.flash_sdp_enabled()
-        or windows.loops() is None
+        or work.loops() is None
     ):
         raise NotImplementedError
-    outputs, _ = _WindowAttention.apply(*(x.float() for x in tensors), window)
-    return outputs.to(value.dtype)
+    outputs, _ = _Loops.apply(work, settings, *(x.float() for x in tensors))
+    return outputs.to(tensors[2].dtype)
 
 
-class _WindowAttention(torch.autograd.Function):
+class _Loops(torch.autograd.Function):
     @staticmethod
-    def forward(*arguments):
-        *tensors, window = arguments
-        shapes = windows.forward_shapes(*tensors)
-        results = [tensors[0].new_empty(shape) for shape in shapes]
-        windows.forward(*_arrays(*tensors, *results), window=window)
+    def forward(work, settings, *tensors):
+        results = [
+            tensors[0].new_empty(shape) for shape in work.forward_shapes(*tensors, **settings)
+        ]
+        work.forward(*_arrays(*tensors, *results), **settings)
         return tuple(results)
 
     @staticmethod
-    def setup_context(context, arguments, outputs):
-        *tensors, context.window = arguments
-        context.mark_non_differentiable(outputs[1])
-        context.save_for_backward(*tensors, outputs[1])
+    def setup_context(context, arguments, results):
+        context.work, context.settings, *tensors = arguments
+        context.mark_non_differentiable(results[1])
+        context.save_for_backward(*tensors, *results)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, upstream, _):
         tensors = *context.saved_tensors, upstream
-        gradients = [upstream.new_empty(shape) for shape in windows.backward_shapes(*tensors)]
-        windows.backward(*_arrays(*tensors, *gradients), window=context.window)
-        return *gradients, None
+        work, settings = context.work, context.settings
+        shapes = work.backward_shapes(*tensors, **settings)
+        gradients = [upstream.new_empty(shape) for shape in shapes]
+        work.backward(*_arrays(*tensors, *gradients), **settings)
+        return None, None, *gradients
 
 
 def _arrays(*tensors):

@@ -57,26 +57,15 @@ def forward_band(query, key, value, outputs, log_sums, tables, window, start, en
 
 
 @_compiled
-def backward_band(
-    query,
-    key,
-    value,
-    log_sums,
-    upstream,
-    to_query,
-    to_key,
-    to_value,
-    tables,
-    to_tables,
-    window,
-    start,
-    end,
-):
+def backward_band(read, written, tables, to_tables, window, start, end):
+    query, key, value, outputs, log_sums, upstream = read
+    to_query, to_key, to_value = written
     (rows, columns), (row_step, column_step), (top, left) = window
     width, heads = query.shape[1:3]
     steps = row_step, column_step * heads
     queries, keys, values, hidden = _lay_out_band(query, key, value, window, start, end)
     upstreams = _lay_out(upstream, start, end - start, 0, width)
+    averages = (upstreams * _lay_out(outputs, start, end - start, 0, width)).sum(axis=1)
     to_queries = np.zeros_like(queries)
     to_keys = np.zeros_like(keys)
     to_values = np.zeros_like(values)
@@ -88,12 +77,11 @@ def backward_band(
             _logits(scores, queries[y], begin, keys[y:], tables, hidden, seen, steps)
             _weights(scores[seen[0] : seen[1]], log_sums[start + y, begin : begin + size])
             slopes = np.zeros((rows, columns, size), np.float32)
-            average = np.zeros(size, np.float32)
+            average = averages[y, begin : begin + size]
             for a in range(*seen):
                 for b in range(columns):
                     line = values[y + a * steps[0]]
                     _add_products(slopes[a, b], upstreams[y], begin, line, begin + b * steps[1])
-                    _add_product(average, scores[a, b], slopes[a, b])
             to_row_terms = np.zeros((rows, size), np.float32)
             to_column_terms = np.zeros((columns, size), np.float32)
             for a in range(*seen):

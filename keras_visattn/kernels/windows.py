@@ -1,29 +1,19 @@
 """Window attention on the CPU, NumPy arrays in and out: bands of rows, side by side."""
 
 import functools
-import importlib
 
 import numpy as np
 
+from keras_visattn.kernels.loops import find
 from keras_visattn.kernels.threads import run
 
 BAND = 16  # rows, at least
-NO_LOOPS = "numba is not installed, or finds no folder for its cache"
 
 
-@functools.cache
-def loops():
-    """The module of loops, which takes a second to import.
-
-    `None` where numba is missing, or finds no folder for what it compiles.
-    """
-    try:
-        return importlib.import_module("keras_visattn.kernels.window_loops")
-    except (ImportError, RuntimeError):
-        return None
+loops = functools.partial(find, "window_loops")
 
 
-def forward_shapes(query, key, value, row_table, column_table):
+def forward_shapes(query, key, value, row_table, column_table, *, window):
     """The shapes of what `forward` writes."""
     batch, height, width, heads, _ = query.shape
     return (*query.shape[:-1], value.shape[-1]), (batch, height, width * heads)
@@ -54,22 +44,30 @@ def forward(query, key, value, row_table, column_table, outputs, log_sums, windo
         run(attend, wave)
 
 
-def backward_shapes(query, key, value, row_table, column_table, log_sums, upstream):
+def backward_shapes(*arguments, window):
     """The shapes of what `backward` writes."""
-    return [x.shape for x in (query, key, value, row_table, column_table)]
+    return [x.shape for x in arguments[:5]]
 
 
-def backward(query, key, value, row_table, column_table, log_sums, upstream, *gradients, window):
-    """Writes the gradients of the first five arguments of `forward` to five arrays."""
-    *to_maps, to_row_table, to_column_table = gradients
+def backward(*arguments, window):
+    """Writes the gradients of the first five arguments of `forward`.
+
+    Args:
+        *arguments: The seven of `forward`, the gradient of the averages; then an array for each of
+            the five gradients.
+        window: As of `forward`.
+    """
+    query, key, value, *tables, outputs, log_sums, upstream = arguments[:8]
+    *to_maps, to_row_table, to_column_table = gradients = arguments[8:]
     for gradient in gradients:
         gradient.fill(0)
-    maps = query, key, value, log_sums, upstream, *to_maps
-    tables = row_table, column_table
+    maps = query, key, value, outputs, log_sums, upstream
+    tables = tuple(tables)
 
     def differentiate(image, start, end):
         parts = tuple(np.zeros_like(table) for table in tables)
-        loops().backward_band(*(x[image] for x in maps), tables, parts, window, start, end)
+        read, written = (tuple(x[image] for x in group) for group in (maps, to_maps))
+        loops().backward_band(read, written, tables, parts, window, start, end)
         return parts
 
     for wave in _waves(query, window):

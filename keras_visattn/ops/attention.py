@@ -45,17 +45,18 @@ def attention(
         dropout: Float, share of the scores that is dropped before the values are averaged.
         seed: Integer or `keras.random.SeedGenerator` of the dropout.
         return_scores: Boolean, whether to return the scores (before dropout) too.
-        implementation: `"core"`, the formula in `keras.ops`; `"fused"`, this package's kernel for
-            the backend; `"flash"`, the backend's flash kernel through
-            `keras.ops.dot_product_attention`. Both kernels refuse what they cannot do. `None`
-            takes the fused kernel where it serves, and the core where not.
+        implementation: `"core"`, the formula in `keras.ops`; `"loops"`, this package's kernel for
+            the CPU; `"fused"`, the backend's kernel as this package calls it; `"flash"`, the
+            backend's flash kernel through `keras.ops.dot_product_attention`. Kernels refuse what
+            they cannot do. `None` takes the loops where they are the fastest, the fused kernel
+            where it serves, and the core where not.
 
     Returns:
         Tensor `(B, N, T, E)`, and with `return_scores=True` the scores `(B, N, T, S)`.
 
     Raises:
         ValueError: If the shapes do not fit, or a kernel is asked for dropout or scores.
-        NotImplementedError: If the fused kernel is asked for and the backend has none.
+        NotImplementedError: If the loops or the fused kernel are asked for what they cannot do.
 
     Reference:
         Vaswani et al., 2017, "Attention Is All You Need", section 3.2
@@ -71,10 +72,10 @@ def attention(
         mask = ops.reshape(mask, (1,) * (4 - len(mask.shape)) + tuple(ops.shape(mask)))
     terms = () if relative_logits is None else tuple(relative_logits)
     _check(query, key, value, mask, terms)
-    checks.choice("implementation", implementation, (None, "core", "fused", "flash"))
+    checks.choice("implementation", implementation, (None, "core", "loops", "fused", "flash"))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     wants_more = return_scores or dropout > 0
-    if implementation in ("fused", "flash") and wants_more:
+    if implementation in ("loops", "fused", "flash") and wants_more:
         raise ValueError(
             f"The {implementation} kernel must be asked for neither scores nor dropout. "
             f"Received: return_scores={return_scores}, dropout={dropout}"
@@ -89,6 +90,12 @@ def attention(
             query, key, value, mask=mask, scale=scale, flash_attention=True
         )
         return ops.swapaxes(outputs, 1, 2)
+    if implementation in (None, "loops"):
+        try:
+            return _in_loops(query, key, value, mask, terms, scale, implementation is not None)
+        except NotImplementedError:
+            if implementation is not None:
+                raise
     if implementation == "fused" or (implementation is None and kernels.fuses_attention()):
         try:
             return kernels.fused_attention(*_folded(query, key, terms), value, mask, scale)
@@ -96,6 +103,17 @@ def attention(
             if implementation == "fused":
                 raise
     return _core_in_chunks(query, key, value, mask, terms, scale)
+
+
+def _in_loops(query, key, value, mask, terms, scale, any_shape):
+    """The averages by the kernel for the CPU."""
+    if mask is not None:
+        raise NotImplementedError("The loops take no mask.")
+
+    def otherwise(query, key, value, *terms):
+        return _core_in_chunks(query, key, value, None, terms, scale)
+
+    return kernels.attention_in_loops(query, key, value, terms, scale, otherwise, any_shape)
 
 
 def _folded(query, key, terms):

@@ -107,7 +107,9 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
         value: Tensor `(B, H, W, N, E)`.
         block_size: Integer or pair, height and width of a block.
         return_scores: Boolean, whether to return the scores too.
-        implementation: As in `ops.attention`.
+        implementation: `"blocks"`, this package's kernel for the backend, which refuses what it
+            cannot do; a name of `ops.attention` attends with that. `None` takes the kernel where
+            it serves.
 
     Returns:
         Tensor `(B, H, W, N, E)`, and with `return_scores=True` the scores
@@ -115,6 +117,7 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
 
     Raises:
         ValueError: If the shapes do not fit.
+        NotImplementedError: If `"blocks"` is asked for what the kernel cannot do.
 
     Reference:
         Ramachandran et al., 2019, "Stand-Alone Self-Attention in Vision Models", section 3.3
@@ -127,9 +130,22 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
     """
     block_size = checks.pair("block_size", block_size)
     _check_maps(query, key, value)
-    cuts = [tiles.cut_blocks(size) for size in block_size]
-    tables = _tables((None, None), block_size, query)
-    return _attention_in_tiles(query, key, value, tables, cuts, return_scores, implementation)
+
+    def attend_in_tiles(query, key, value):
+        cuts = [tiles.cut_blocks(size) for size in block_size]
+        tables = _tables((None, None), block_size, query)
+        how = None if implementation == "blocks" else implementation
+        return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+    if implementation in (None, "blocks"):
+        try:
+            if return_scores:
+                raise NotImplementedError("The kernel of blocks gives no scores.")
+            return kernels.block_attention(query, key, value, block_size, attend_in_tiles)
+        except NotImplementedError:
+            if implementation is not None:
+                raise
+    return attend_in_tiles(query, key, value)
 
 
 def _tables(embeddings, lengths, query):
