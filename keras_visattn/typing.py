@@ -7,11 +7,20 @@ model are `Any`. What it can check is everything else, the keyword arguments of 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypedDict
 
-Tensor: TypeAlias = Any  # the backend's, a symbolic one, or an array
-Outputs: TypeAlias = Any  # a tensor, or a tuple of it and the scores where they are asked for
+Tensor: TypeAlias = Any
+"""A tensor of the backend, a symbolic one, or an array."""
+
+Tensors: TypeAlias = Any
+"""A tensor, or a list or a dictionary of them, as a model takes them."""
+
+Outputs: TypeAlias = Any
+"""A tensor, or a tuple that begins with it where scores or a cache are asked for, too."""
+
 Shape: TypeAlias = tuple[int | None, ...]
-Tensors: TypeAlias = Any  # a tensor, or a list or a dictionary of them, as a model takes them
+"""`None` where a size is not known."""
+
 IntOrPair: TypeAlias = int | tuple[int, int]
+"""One for both axes of a map, or one for the height and one for the width."""
 
 DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 Padding: TypeAlias = Literal["same", "valid"]
