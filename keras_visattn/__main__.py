@@ -11,7 +11,7 @@ from keras_visattn import kernels
 PACKAGES = ("keras", "numpy", "numba")
 
 
-def describe():
+def describe() -> str:
     """Describes the versions, the backend, its devices, and the kernels that serve, with why."""
     backend = keras.backend.backend()
     lines = [f"keras_visattn {keras_visattn.__version__}, Python {platform.python_version()}"]

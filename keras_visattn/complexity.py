@@ -3,11 +3,14 @@
 import dataclasses
 import inspect
 import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 
 from keras_visattn import multiply_adds
 from keras_visattn.ops import checks
+from keras_visattn.typing import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Row:
 
     name: str
     class_name: str
-    output_shape: tuple
+    output_shape: tuple[Any, ...]
     parameters: int
     macs: int | None
 
@@ -48,18 +51,18 @@ class Profile:
     """
 
     name: str
-    rows: list
+    rows: list[Row]
     parameters: int
 
     @property
-    def macs(self):
+    def macs(self) -> int:
         return sum(row.macs for row in self.rows if row.macs is not None)
 
     @property
-    def flops(self):
+    def flops(self) -> int:
         return 2 * self.macs
 
-    def table(self, unit="macs"):
+    def table(self, unit: Literal["macs", "flops"] = "macs") -> str:
         """Writes a line for each row, in multiply-adds (`"macs"`) or in `"flops"`."""
         factor = {"macs": 1, "flops": 2}[checks.choice("unit", unit, ("macs", "flops"))]
         title = "multiply-adds" if unit == "macs" else "FLOPs"
@@ -75,10 +78,10 @@ class Profile:
         form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True))
         return "\n".join(form.format(*cells) for cells in table)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.table()
 
-    def compare(self, other):
+    def compare(self, other: "Profile") -> str:
         """Compares the totals with those of another `Profile`, in one line."""
         parts = []
         for name, mine, others in (
@@ -90,7 +93,7 @@ class Profile:
         return f"{self.name} against {other.name}: {', '.join(parts)}"
 
 
-def profile(model, input_shape=None):
+def profile(model: keras.Model, input_shape: Shape | Sequence[Shape] | None = None) -> Profile:
     """Counts the parameters and the multiply-adds of a model for one image.
 
     A multiply-add is one product of a convolution, a projection or an attention. Biases,

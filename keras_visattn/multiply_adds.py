@@ -6,6 +6,7 @@ is not named in `PRODUCTS`. All others are not counted.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 
@@ -126,7 +127,7 @@ def _matrix(layer, inputs, outputs):
     return math.prod(outputs[0]) * math.prod(layer.kernel.shape[:-1])
 
 
-RULES = {
+RULES: dict[type, Callable[..., int]] = {
     **dict.fromkeys((keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D), _matrix),
     keras.layers.Dense: _matrix,
     keras.layers.DepthwiseConv2D: lambda layer, _, outputs: (

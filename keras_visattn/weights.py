@@ -1,9 +1,12 @@
 """Loads PyTorch's checkpoints of residual networks with attention."""
 
 import fnmatch
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 # Our name of a variable, and theirs of an entry.
@@ -31,7 +34,9 @@ TIMM_CBAM = {
 TIMM_SE = {"channel/squeeze": "se.fc1", "channel/excite": "se.fc2"}
 
 
-def load_checkpoint(model, path, skip=()):
+def load_checkpoint(
+    model: keras.Model, path: str | os.PathLike[str], skip: str | Sequence[str] = ()
+) -> None:
     """Gives a residual network the weights and statistics of a PyTorch checkpoint.
 
     It reads the CBAM authors' ResNets, timm's ResNets and ResNeXts, plain, with `se` or with

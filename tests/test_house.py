@@ -20,7 +20,7 @@ import keras_visattn
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_visattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FLOORS = ["kernels", "ops", "layers", "models"]  # what is not here stands on top
+FLOORS = ["typing", "kernels", "ops", "layers", "models"]  # what is not here stands on top
 SECTIONS = ["Args:", "Input shape:", "Output shape:", "Raises:", "Reference:", "Examples:"]
 FORBIDDEN_NAMES = {"utils", "base", "common", "helpers", "config", "core"}
 BACKENDS = {"tensorflow", "jax", "torch"}

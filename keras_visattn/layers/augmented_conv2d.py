@@ -1,5 +1,7 @@
 """Attention augmented convolution (Bello et al., 2019)."""
 
+from typing import Literal, Unpack
+
 import keras
 from keras import ops
 
@@ -14,6 +16,7 @@ from keras_visattn.ops.attention import attention
 from keras_visattn.ops.heads import flatten_pixels, heads_first, split_heads
 from keras_visattn.ops.interpolation import resize_linear
 from keras_visattn.ops.windows import average_pool_2d, output_length, window_spans
+from keras_visattn.typing import ImageAttentionArguments, IntOrPair, Outputs, Padding, Shape, Tensor
 
 POSITIONS = ("relative", "sinusoidal", "coordinates", None)
 
@@ -83,24 +86,24 @@ class AugmentedConv2D(ImageAttention):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        key_ratio=None,
-        value_ratio=None,
-        total_key_dim=None,
-        total_value_dim=None,
-        num_heads=8,
-        min_key_dim=20,
-        strides=1,
-        dilation_rate=1,
-        padding="same",
-        position="relative",
-        attention_pool=1,
-        max_height=None,
-        max_width=None,
-        use_bias=False,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: IntOrPair,
+        key_ratio: float | None = None,
+        value_ratio: float | None = None,
+        total_key_dim: int | None = None,
+        total_value_dim: int | None = None,
+        num_heads: int = 8,
+        min_key_dim: int = 20,
+        strides: int = 1,
+        dilation_rate: IntOrPair = 1,
+        padding: Padding = "same",
+        position: Literal["relative", "sinusoidal", "coordinates"] | None = "relative",
+        attention_pool: int = 1,
+        max_height: int | None = None,
+        max_width: int | None = None,
+        use_bias: bool = False,
+        **kwargs: Unpack[ImageAttentionArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
         self.kernel_size = checks.pair("kernel_size", kernel_size)
@@ -192,7 +195,7 @@ class AugmentedConv2D(ImageAttention):
             units, use_bias=self.use_bias, name=name, **self.kernel_arguments()
         )
 
-    def call(self, inputs, return_attention_scores=False):
+    def call(self, inputs: Tensor, return_attention_scores: bool = False) -> Outputs:
         x = self.to_channels_last(inputs)
         outputs, scores = self._attend(x, return_attention_scores)
         if self.convolution is not None:
@@ -243,7 +246,7 @@ class AugmentedConv2D(ImageAttention):
             for length, span in zip((height, width), spans, strict=True)
         )
 
-    def attention_size(self, height, width):
+    def attention_size(self, height: int | None, width: int | None) -> Shape:
         """Gives the size of the map that is attended over, for an image of a size."""
         return tuple(
             output_length(length, 0, self.attention_pool, "same")

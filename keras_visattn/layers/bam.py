@@ -1,10 +1,13 @@
 """Bottleneck attention (Park et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
+from keras_visattn.typing import ImageGateArguments, IntOrPair, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -53,7 +56,12 @@ class BAM(ImageGate):
         (2, 8, 6, 32)
     """
 
-    def __init__(self, reduction_ratio=16, dilation_rate=4, **kwargs):
+    def __init__(
+        self,
+        reduction_ratio: int = 16,
+        dilation_rate: IntOrPair = 4,
+        **kwargs: Unpack[ImageGateArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
         self.dilation_rate = checks.pair("dilation_rate", dilation_rate)
@@ -97,7 +105,7 @@ class BAM(ImageGate):
         batch_norm.build(shape)
         return batch_norm
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the factor of the input: one and the gate."""
         x = self.to_channels_last(inputs)
         channel = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))

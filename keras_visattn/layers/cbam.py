@@ -1,11 +1,21 @@
 """Convolutional block attention: channel, then spatial gates (Woo et al., 2018)."""
 
+from collections.abc import Sequence
+from typing import Any, Literal, Unpack
+
 import keras
 
 from keras_visattn.layers.channel_attention import ChannelAttention
-from keras_visattn.layers.image_layer import ImageAttention
+from keras_visattn.layers.image_layer import ImageAttention, ImageGate
 from keras_visattn.layers.spatial_attention import SpatialAttention
 from keras_visattn.ops import checks, gating
+from keras_visattn.typing import (
+    ImageAttentionArguments,
+    IntOrPair,
+    Outputs,
+    Pooling,
+    Tensor,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -60,17 +70,17 @@ class CBAM(ImageAttention):
 
     def __init__(
         self,
-        reduction_ratio=16,
-        kernel_size=7,
-        pooling=("avg", "max"),
-        order="channel_first",
-        channel=True,
-        spatial=True,
-        use_bias=True,
-        use_batch_norm=True,
-        identity_start=False,
-        **kwargs,
-    ):
+        reduction_ratio: int = 16,
+        kernel_size: IntOrPair = 7,
+        pooling: Sequence[Pooling] = ("avg", "max"),
+        order: Literal["channel_first", "spatial_first", "parallel"] = "channel_first",
+        channel: bool = True,
+        spatial: bool = True,
+        use_bias: bool = True,
+        use_batch_norm: bool = True,
+        identity_start: bool = False,
+        **kwargs: Unpack[ImageAttentionArguments],
+    ) -> None:
         super().__init__(**kwargs)
         if not (channel or spatial):
             raise ValueError(
@@ -86,7 +96,10 @@ class CBAM(ImageAttention):
         self.use_bias = use_bias
         self.use_batch_norm = use_batch_norm
         self.identity_start = identity_start
-        shared = {"identity_start": identity_start, "data_format": self.data_format}
+        shared: dict[str, Any] = {
+            "identity_start": identity_start,
+            "data_format": self.data_format,
+        }
         self.channel_attention = self.spatial_attention = None
         if channel:
             self.channel_attention = ChannelAttention(
@@ -107,7 +120,7 @@ class CBAM(ImageAttention):
             )
 
     @property
-    def gates(self):
+    def gates(self) -> dict[str, ImageGate]:
         """The gate layers by name, in the order in which they apply."""
         gates = {"channel": self.channel_attention, "spatial": self.spatial_attention}
         if self.order == "spatial_first":
@@ -119,7 +132,9 @@ class CBAM(ImageAttention):
         for layer in self.gates.values():
             layer.build(input_shape)
 
-    def call(self, inputs, training=None, return_attention_scores=False):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, return_attention_scores: bool = False
+    ) -> Outputs:
         gates = [layer.pooled_gate(training) for layer in self.gates.values()]
         outputs, scores = gating.refine(inputs, gates, parallel=self.order == "parallel")
         scores = dict(zip(self.gates, scores, strict=True))

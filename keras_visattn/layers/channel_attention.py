@@ -1,10 +1,14 @@
 """Channel attention (Woo et al., 2018)."""
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks, gating
+from keras_visattn.typing import ImageGateArguments, Pooling, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -52,11 +56,11 @@ class ChannelAttention(ImageGate):
 
     def __init__(
         self,
-        reduction_ratio=16,
-        pooling=("avg", "max"),
-        use_bias=True,
-        **kwargs,
-    ):
+        reduction_ratio: int = 16,
+        pooling: Sequence[Pooling] = ("avg", "max"),
+        use_bias: bool = True,
+        **kwargs: Unpack[ImageGateArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
         self.pooling = tuple(pooling) if isinstance(pooling, (tuple, list)) else (pooling,)
@@ -86,11 +90,11 @@ class ChannelAttention(ImageGate):
         self.squeeze.build((input_shape[0], channels))
         self.excite.build((input_shape[0], hidden))
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone, one value a channel. It is the same in training."""
         return self.pooled_gate()(inputs)
 
-    def pooled_gate(self, training=None):
+    def pooled_gate(self, training: bool | None = None) -> gating.PooledGate:
         """Gives the gate as what it makes of the channels' pooled values."""
 
         def gate(*pooled):

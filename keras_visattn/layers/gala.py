@@ -1,10 +1,13 @@
 """Global and local attention (Linsley et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
+from keras_visattn.typing import ImageGateArguments, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -49,7 +52,7 @@ class GALA(ImageGate):
         (2, 8, 6, 32)
     """
 
-    def __init__(self, reduction_ratio=16, **kwargs):
+    def __init__(self, reduction_ratio: int = 16, **kwargs: Unpack[ImageGateArguments]) -> None:
         super().__init__(**kwargs)
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
 
@@ -75,7 +78,7 @@ class GALA(ImageGate):
         dense.build(input_shape)
         return dense
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone, one value a pixel and channel."""
         x = self.to_channels_last(inputs)
         channel = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))[:, None, None, :]

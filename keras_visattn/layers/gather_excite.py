@@ -1,11 +1,14 @@
 """Gather and excite (Hu et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
 from keras_visattn.ops.windows import average_pool_2d
+from keras_visattn.typing import ImageGateArguments, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -58,7 +61,13 @@ class GatherExcite(ImageGate):
         (2, 8, 6, 32)
     """
 
-    def __init__(self, extent=None, parametric=False, reduction_ratio=None, **kwargs):
+    def __init__(
+        self,
+        extent: int | None = None,
+        parametric: bool = False,
+        reduction_ratio: int | None = None,
+        **kwargs: Unpack[ImageGateArguments],
+    ) -> None:
         super().__init__(**kwargs)
         if extent is not None:
             checks.positive_integer("extent", extent)
@@ -133,7 +142,7 @@ class GatherExcite(ImageGate):
             norms.append(batch_norm)
         return gathers, norms
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone."""
         x = self.to_channels_last(inputs)
         logits = self._gather(x, training)

@@ -1,10 +1,13 @@
 """What the layers on images share: the data format, scores, gates."""
 
+from typing import Any, Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.ops import checks
+from keras_visattn.typing import DataFormat, ImageAttentionArguments, Outputs, Tensor
 
 
 class ImageLayer(keras.layers.Layer):
@@ -16,7 +19,7 @@ class ImageLayer(keras.layers.Layer):
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, *, data_format=None, **kwargs):
+    def __init__(self, *, data_format: DataFormat | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if data_format is None:
             data_format = keras.config.image_data_format()
@@ -98,15 +101,19 @@ class ImageGate(ImageAttention):
         **kwargs: Those of `ImageAttention`.
     """
 
-    def __init__(self, *, identity_start=False, **kwargs):
+    def __init__(
+        self, *, identity_start: bool = False, **kwargs: Unpack[ImageAttentionArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.identity_start = identity_start
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone, in a shape that broadcasts to the input's."""
         raise NotImplementedError
 
-    def call(self, inputs, training=None, return_attention_scores=False):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, return_attention_scores: bool = False
+    ) -> Outputs:
         gate = self.gate(inputs, training=training)
         return (inputs * gate, gate) if return_attention_scores else inputs * gate
 

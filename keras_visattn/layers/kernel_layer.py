@@ -1,7 +1,11 @@
 """How a layer makes its kernels and biases: as Keras' own layers do."""
 
+from typing import Any
+
 import keras
 from keras import constraints, initializers, regularizers
+
+from keras_visattn.typing import Constraint, Initializer, Regularizer
 
 KERNEL_ARGUMENTS = (
     ("kernel_initializer", initializers),
@@ -29,14 +33,14 @@ class KernelLayer(keras.layers.Layer):
     def __init__(
         self,
         *,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer | None = None,
+        bias_regularizer: Regularizer | None = None,
+        kernel_constraint: Constraint | None = None,
+        bias_constraint: Constraint | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)

@@ -1,5 +1,7 @@
 """The attention stem, with values that know where they are (Ramachandran et al., 2019)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from keras_visattn.ops import checks
 from keras_visattn.ops.heads import split_heads
 from keras_visattn.ops.local_attention import block_attention_2d
 from keras_visattn.ops.windows import divide_up, output_length
+from keras_visattn.typing import ImageAttentionArguments, IntOrPair, Outputs, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -62,14 +65,14 @@ class LocalAttentionStem2D(ImageAttention):
 
     def __init__(
         self,
-        filters,
-        kernel_size=4,
-        num_heads=4,
-        num_mixtures=4,
-        pool_size=4,
-        use_bias=False,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: IntOrPair = 4,
+        num_heads: int = 4,
+        num_mixtures: int = 4,
+        pool_size: int = 4,
+        use_bias: bool = False,
+        **kwargs: Unpack[ImageAttentionArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
         self.kernel_size = checks.pair("kernel_size", kernel_size)
@@ -104,7 +107,9 @@ class LocalAttentionStem2D(ImageAttention):
             initializer=keras.initializers.RandomNormal(stddev=size**-0.5),
         )
 
-    def call(self, inputs, training=None, return_attention_scores=False):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, return_attention_scores: bool = False
+    ) -> Outputs:
         x = self.to_channels_last(inputs)
         query, key, values = split_heads(
             self.projection(x),

@@ -1,5 +1,7 @@
 """Stand-alone self-attention in a window around each pixel (Ramachandran et al., 2019)."""
 
+from typing import Literal, Unpack
+
 import keras
 from keras import ops
 
@@ -9,6 +11,7 @@ from keras_visattn.ops import checks
 from keras_visattn.ops.heads import split_heads
 from keras_visattn.ops.local_attention import local_attention_2d
 from keras_visattn.ops.windows import average_pool_2d, output_length, window_spans
+from keras_visattn.typing import ImageAttentionArguments, IntOrPair, Outputs, Padding, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -63,16 +66,16 @@ class LocalSelfAttention2D(ImageAttention):
 
     def __init__(
         self,
-        filters,
-        kernel_size=7,
-        num_heads=8,
-        strides=1,
-        dilation_rate=1,
-        padding="same",
-        position="relative",
-        use_bias=False,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: IntOrPair = 7,
+        num_heads: int = 8,
+        strides: int = 1,
+        dilation_rate: IntOrPair = 1,
+        padding: Padding = "same",
+        position: Literal["relative", "absolute"] | None = "relative",
+        use_bias: bool = False,
+        **kwargs: Unpack[ImageAttentionArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
         self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
@@ -116,7 +119,7 @@ class LocalSelfAttention2D(ImageAttention):
             initializer=keras.initializers.RandomNormal(stddev=size**-0.5),
         )
 
-    def call(self, inputs, return_attention_scores=False):
+    def call(self, inputs: Tensor, return_attention_scores: bool = False) -> Outputs:
         x = self.to_channels_last(inputs)
         if self.encoding is not None:
             x = self.encoding(x)

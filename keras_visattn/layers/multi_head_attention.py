@@ -1,15 +1,18 @@
 """Multi-head attention, a drop-in for Keras' own (Vaswani et al., 2017)."""
 
 import string
+from typing import Unpack
 
 import keras
 from keras import ops
 
 from keras_visattn.layers.kernel_layer import KernelLayer
+from keras_visattn.layers.relative_position_embedding2d import RelativePositionEmbedding2D
 from keras_visattn.ops import checks
 from keras_visattn.ops.attention import attention
 from keras_visattn.ops.heads import flatten_pixels, from_sequence, scores_shape, to_sequence
 from keras_visattn.ops.masks import joint_mask
+from keras_visattn.typing import KernelLayerArguments, Outputs, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -77,20 +80,20 @@ class MultiHeadAttention(KernelLayer):
 
     def __init__(
         self,
-        num_heads,
-        key_dim,
-        value_dim=None,
-        dropout=0.0,
-        use_bias=True,
-        output_shape=None,
-        attention_axes=None,
-        sliding_window=None,
-        flash_attention=None,
-        position_embedding=None,
-        use_gate=False,
-        seed=None,
-        **kwargs,
-    ):
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        output_shape: int | tuple[int, ...] | None = None,
+        attention_axes: int | tuple[int, ...] | None = None,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        position_embedding: RelativePositionEmbedding2D | None = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        **kwargs: Unpack[KernelLayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_heads = checks.positive_integer("num_heads", num_heads)
@@ -156,17 +159,17 @@ class MultiHeadAttention(KernelLayer):
 
     def call(
         self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
-    ):
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Outputs:
         key = value if key is None else key
         masks = query_mask, value_mask, key_mask, attention_mask
         order = use_causal_mask, self.sliding_window
@@ -175,7 +178,7 @@ class MultiHeadAttention(KernelLayer):
         keys, values = self.keys_and_values(value, key)
         return self.attend(query, keys, values, mask, return_attention_scores, training)
 
-    def keys_and_values(self, value, key=None):
+    def keys_and_values(self, value: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Projects keys and values to heads, to be kept for later queries.
 
         Returns:

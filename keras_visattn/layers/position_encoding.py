@@ -1,5 +1,7 @@
 """Absolute positions: sinusoids (Vaswani et al., 2017), coordinates (Liu et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
@@ -10,6 +12,7 @@ from keras_visattn.ops.position_encoding import (
     sinusoidal_encoding,
     sinusoidal_encoding_2d,
 )
+from keras_visattn.typing import ImageLayerArguments, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -44,7 +47,9 @@ class SinusoidalPositionEncoding(ImageLayer):
         (2, 8, 6, 32)
     """
 
-    def __init__(self, max_wavelength=10000.0, **kwargs):
+    def __init__(
+        self, max_wavelength: float = 10000.0, **kwargs: Unpack[ImageLayerArguments]
+    ) -> None:
         super().__init__(**kwargs)
         if not max_wavelength > 0:
             raise ValueError(
@@ -56,7 +61,7 @@ class SinusoidalPositionEncoding(ImageLayer):
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         if len(inputs.shape) == 3:
             _, length, channels = ops.shape(inputs)
             encoding = sinusoidal_encoding(length, channels, self.max_wavelength)
@@ -107,14 +112,14 @@ class CoordinateChannels2D(ImageLayer):
         (2, 8, 6, 34)
     """
 
-    def __init__(self, with_radius=False, **kwargs):
+    def __init__(self, with_radius: bool = False, **kwargs: Unpack[ImageLayerArguments]) -> None:
         super().__init__(**kwargs)
         self.with_radius = with_radius
 
     def build(self, input_shape):
         self.accept(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         x = self.to_channels_last(inputs)
         batch, height, width, _ = ops.shape(x)
         coordinates = coordinates_2d(height, width)

@@ -1,6 +1,7 @@
 """Relative positions on a map (Shaw et al., 2018; Bello et al., 2019)."""
 
 import math
+from typing import Unpack
 
 import keras
 from keras import constraints, initializers, ops, regularizers
@@ -12,6 +13,14 @@ from keras_visattn.ops.relative_position import (
     relative_logits_2d,
     resize_table,
     row_logits,
+)
+from keras_visattn.typing import (
+    Constraint,
+    Extrapolation,
+    Initializer,
+    LayerArguments,
+    Regularizer,
+    Tensor,
 )
 
 
@@ -59,14 +68,14 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
 
     def __init__(
         self,
-        max_height=None,
-        max_width=None,
-        extrapolation="interpolate",
-        embeddings_initializer=None,
-        embeddings_regularizer=None,
-        embeddings_constraint=None,
-        **kwargs,
-    ):
+        max_height: int | None = None,
+        max_width: int | None = None,
+        extrapolation: Extrapolation = "interpolate",
+        embeddings_initializer: Initializer | None = None,
+        embeddings_regularizer: Regularizer | None = None,
+        embeddings_constraint: Constraint | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         for name, value in (("max_height", max_height), ("max_width", max_width)):
             if value is not None:
@@ -96,10 +105,10 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
             constraint=self.embeddings_constraint,
         )
 
-    def call(self, queries):
+    def call(self, queries: Tensor) -> Tensor:
         return relative_logits_2d(queries, *self._tables(queries))
 
-    def row_and_column_logits(self, queries):
+    def row_and_column_logits(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Gives the logits' two terms, whose sum over rows and columns is what `call` returns.
 
         Args:

@@ -1,10 +1,13 @@
 """Spatial attention (Woo et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks, gating
+from keras_visattn.typing import ImageGateArguments, IntOrPair, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -51,11 +54,11 @@ class SpatialAttention(ImageGate):
 
     def __init__(
         self,
-        kernel_size=7,
-        use_bias=False,
-        use_batch_norm=True,
-        **kwargs,
-    ):
+        kernel_size: IntOrPair = 7,
+        use_bias: bool = False,
+        use_batch_norm: bool = True,
+        **kwargs: Unpack[ImageGateArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
         self.use_bias = use_bias
@@ -89,11 +92,11 @@ class SpatialAttention(ImageGate):
             )
             self.batch_norm.build((input_shape[0], None, None, 1))
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone, one value a pixel."""
         return self.pooled_gate(training)(inputs)
 
-    def pooled_gate(self, training=None):
+    def pooled_gate(self, training: bool | None = None) -> gating.PooledGate:
         """Gives the gate as what it makes of the pixels' pooled values."""
 
         def gate(mean, largest):

@@ -1,10 +1,13 @@
 """Squeeze and excitation (Hu et al., 2018)."""
 
+from typing import Unpack
+
 import keras
 
 from keras_visattn.layers.channel_attention import ChannelAttention
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
+from keras_visattn.typing import ImageGateArguments, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -46,7 +49,9 @@ class SqueezeExcite(ImageGate):
         (2, 8, 6, 32)
     """
 
-    def __init__(self, reduction_ratio=16, use_bias=True, **kwargs):
+    def __init__(
+        self, reduction_ratio: int = 16, use_bias: bool = True, **kwargs: Unpack[ImageGateArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
         self.use_bias = use_bias
@@ -64,7 +69,7 @@ class SqueezeExcite(ImageGate):
         self.accept(input_shape)
         self.channel_attention.build(input_shape)
 
-    def gate(self, inputs, training=None):
+    def gate(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Computes the gate alone, one value a channel."""
         return self.channel_attention.gate(inputs)
 

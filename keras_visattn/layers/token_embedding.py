@@ -1,9 +1,12 @@
 """Vectors of tokens, and logits of tokens, from one table (Vaswani et al., 2017)."""
 
+from typing import Unpack
+
 import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_visattn.ops import checks
+from keras_visattn.typing import Constraint, Initializer, LayerArguments, Regularizer, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -50,14 +53,14 @@ class TokenEmbedding(keras.layers.Layer):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
-        padding_token=None,
-        embeddings_initializer=None,
-        embeddings_regularizer=None,
-        embeddings_constraint=None,
-        **kwargs,
-    ):
+        input_dim: int,
+        output_dim: int,
+        padding_token: int | None = None,
+        embeddings_initializer: Initializer | None = None,
+        embeddings_regularizer: Regularizer | None = None,
+        embeddings_constraint: Constraint | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self.input_dim = checks.positive_integer("input_dim", input_dim)
@@ -82,7 +85,7 @@ class TokenEmbedding(keras.layers.Layer):
             constraint=self.embeddings_constraint,
         )
 
-    def call(self, inputs, reverse=False):
+    def call(self, inputs: Tensor, reverse: bool = False) -> Tensor:
         self.compute_output_shape(inputs.shape, reverse)
         if reverse:
             return ops.matmul(inputs, ops.transpose(self.embeddings))

@@ -1,11 +1,16 @@
 """The blocks of the Transformer (Vaswani et al., 2017)."""
 
+from typing import TypeAlias
+
 import keras
 from keras import ops
 
 from keras_visattn.layers.transformer_block import TransformerBlock
 from keras_visattn.ops import checks
 from keras_visattn.ops.masks import order_mask, positions_mask
+from keras_visattn.typing import Outputs, Tensor
+
+Cache: TypeAlias = dict[str, tuple[Tensor, Tensor]]  # keys and values
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -57,7 +62,13 @@ class TransformerEncoderBlock(TransformerBlock):
         self.attention, self.attention_norm = self.build_attention("attention", shape, shape)
         self.build_feed_forward(shape)
 
-    def call(self, inputs, mask=None, return_attention_scores=False, training=None):
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Outputs:
         x = self.before(self.attention_norm, inputs)
         if mask is not None:
             mask = positions_mask("mask", mask, inputs, (1,), "key")
@@ -157,7 +168,7 @@ class TransformerDecoderBlock(TransformerBlock):
         checks.same_axes("inputs", shape, "memory", memory, (0,))
         return shape, memory
 
-    def start_cache(self, memory, max_length):
+    def start_cache(self, memory: Tensor, max_length: int) -> Cache:
         """Projects the memory, once for all steps, and makes room for `max_length` positions."""
         keys, values = self.cross_attention.keys_and_values(memory)
         batch, _, heads, size = ops.shape(keys)
@@ -166,15 +177,15 @@ class TransformerDecoderBlock(TransformerBlock):
 
     def call(
         self,
-        inputs,
-        memory=None,
-        inputs_mask=None,
-        memory_mask=None,
-        cache=None,
-        position=0,
-        return_attention_scores=False,
-        training=None,
-    ):
+        inputs: Tensor,
+        memory: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        position: int | Tensor = 0,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Outputs:
         x = self.before(self.self_attention_norm, inputs)
         own = self.self_attention.keys_and_values(x)
         if cache is None:

@@ -1,11 +1,14 @@
 """What the blocks of the Transformer share (Vaswani et al., 2017)."""
 
+from typing import Unpack
+
 import keras
 from keras import activations
 
 from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.layers.multi_head_attention import MultiHeadAttention
 from keras_visattn.ops import checks
+from keras_visattn.typing import Activation, KernelLayerArguments
 
 
 class TransformerBlock(KernelLayer):
@@ -13,13 +16,13 @@ class TransformerBlock(KernelLayer):
 
     def __init__(
         self,
-        num_heads,
-        intermediate_dim,
-        dropout=0.1,
-        activation="relu",
-        normalize_first=False,
-        **kwargs,
-    ):
+        num_heads: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        normalize_first: bool = False,
+        **kwargs: Unpack[KernelLayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_heads = checks.positive_integer("num_heads", num_heads)

@@ -172,7 +172,7 @@ def image_input(input_shape):
     return keras.Input(shape)
 
 
-def pyramid(model):
+def pyramid(model: keras.Model) -> keras.Model:
     """Gives a model of the maps of a network's stages, from fine to coarse.
 
     Args:

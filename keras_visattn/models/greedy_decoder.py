@@ -1,10 +1,13 @@
 """Greedy decoding with cached keys and values (Vaswani et al., 2017)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_visattn import layers
 from keras_visattn.ops import checks
+from keras_visattn.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -46,7 +49,9 @@ class GreedyDecoder(keras.Model):
         (3, 5)
     """
 
-    def __init__(self, model, start_token, end_token, max_length, **kwargs):
+    def __init__(
+        self, model: keras.Model, start_token: int, end_token: int, max_length: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         parts = {layer.name: layer for layer in model.layers}
         if not {"embedding", "positions", "encoder_norm", "decoder_norm"} <= set(parts):
@@ -71,7 +76,7 @@ class GreedyDecoder(keras.Model):
             for kind in (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
         )
 
-    def call(self, source):
+    def call(self, source: Tensor) -> Tensor:
         mask = self.embedding.compute_mask(source)
         memory = self.positions(self.embedding(source))
         for block in self.encoder_blocks:

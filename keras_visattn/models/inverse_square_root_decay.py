@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_visattn")
@@ -32,11 +33,11 @@ class InverseSquareRootDecay(keras.optimizers.schedules.LearningRateSchedule):
         0.000699
     """
 
-    def __init__(self, hidden_dim, warmup_steps=4000):
+    def __init__(self, hidden_dim: int, warmup_steps: int = 4000) -> None:
         self.hidden_dim = checks.positive_integer("hidden_dim", hidden_dim)
         self.warmup_steps = checks.positive_integer("warmup_steps", warmup_steps)
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         s = ops.cast(step, "float32") + 1.0
         rate = ops.minimum(s**-0.5, s * self.warmup_steps**-1.5)
         return rate * self.hidden_dim**-0.5

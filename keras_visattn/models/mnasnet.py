@@ -1,19 +1,20 @@
 """MnasNet-A1, plain and with attention (Tan et al., 2018)."""
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 
 from keras_visattn import layers
 from keras_visattn.models import blocks
 from keras_visattn.ops import checks
+from keras_visattn.typing import Activation, Shape
 
 
 class Stage(NamedTuple):
     """A row of the paper's figure 7: inverted bottlenecks, the first of them strided."""
 
     filters: int
-    count: int
+    repeats: int
     kernel_size: int
     expansion: int
     strides: int
@@ -34,17 +35,17 @@ KINDS = (None, *blocks.BLOCK_GATES, "augmented")
 
 
 def MnasNet(
-    width=1.0,
-    attention=None,
-    attention_stages=None,
-    input_shape=(None, None, 3),
-    classes=1000,
-    include_top=True,
-    classifier_activation="softmax",
-    dropout=0.2,
-    name=None,
-    **attention_arguments,
-):
+    width: float = 1.0,
+    attention: Literal["se", "ge", "cbam", "gala", "augmented"] | None = None,
+    attention_stages: int | tuple[int, ...] | None = None,
+    input_shape: Shape = (None, None, 3),
+    classes: int = 1000,
+    include_top: bool = True,
+    classifier_activation: Activation | None = "softmax",
+    dropout: float = 0.2,
+    name: str | None = None,
+    **attention_arguments: Any,
+) -> keras.Model:
     """Makes MnasNet-A1, a network for phones, with one kind of attention or with none.
 
     `"augmented"` augments the 1x1 convolutions that expand the channels of the inverted
@@ -107,7 +108,7 @@ def MnasNet(
         if stage.strides > 1:
             x = blocks.level(x, SCALES[number - 2])
         filters = _rounded(stage.filters * width)
-        for index in range(1, stage.count + 1):
+        for index in range(1, stage.repeats + 1):
             strides = stage.strides if index == 1 else 1
             x = _bottleneck(x, filters, strides, stage, plan, number, f"stage{number}_block{index}")
     x = blocks.normalize(blocks.convolution(x, 1280, 1, name="last_conv"), "last")

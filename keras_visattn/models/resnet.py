@@ -1,12 +1,14 @@
 """Residual networks, plain and with each attention of the papers (He et al., 2015)."""
 
 import functools
+from typing import Any, Literal
 
 import keras
 
 from keras_visattn import layers
 from keras_visattn.models import blocks
 from keras_visattn.ops import checks
+from keras_visattn.typing import Activation, Shape
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -19,24 +21,24 @@ BLOCKS = {
 }
 BASIC_DEPTHS = (18, 34)
 SCALES = (4, 8, 16, 32)
-PAPERS_STAGES = {"augmented": (2, 3, 4), "bam": (1, 2, 3)}
+PAPERS_STAGES: dict[str | None, tuple[int, ...]] = {"augmented": (2, 3, 4), "bam": (1, 2, 3)}
 
 
 def ResNet(
-    depth=50,
-    attention=None,
-    attention_stages=None,
-    stem="conv",
-    input_shape=(None, None, 3),
-    classes=1000,
-    include_top=True,
-    classifier_activation="softmax",
-    filters=64,
-    cardinality=1,
-    width=64,
-    name=None,
-    **attention_arguments,
-):
+    depth: int = 50,
+    attention: Literal["se", "ge", "bam", "cbam", "gala", "augmented", "local"] | None = None,
+    attention_stages: int | tuple[int, ...] | None = None,
+    stem: Literal["conv", "attention"] = "conv",
+    input_shape: Shape = (None, None, 3),
+    classes: int = 1000,
+    include_top: bool = True,
+    classifier_activation: Activation | None = "softmax",
+    filters: int = 64,
+    cardinality: int = 1,
+    width: int = 64,
+    name: str | None = None,
+    **attention_arguments: Any,
+) -> keras.Model:
     """Makes a residual network with one kind of attention, or with none.
 
     Version 1.5: a bottleneck strides in its 3x3 convolution. Padding is the same on all sides, so

@@ -1,6 +1,7 @@
 """RetinaNet: a pyramid of maps and two heads on any backbone (Lin et al., 2017)."""
 
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -15,14 +16,14 @@ TOWER_LAYERS = 4
 
 
 def RetinaNet(
-    backbone,
-    classes,
-    num_anchors=9,
-    attention=None,
-    filters=256,
-    name=None,
-    **attention_arguments,
-):
+    backbone: keras.Model,
+    classes: int,
+    num_anchors: int = 9,
+    attention: Literal["local"] | None = None,
+    filters: int = 256,
+    name: str | None = None,
+    **attention_arguments: Any,
+) -> keras.Model:
     """Makes a detector of objects: for each anchor, the logits of the classes and four offsets.
 
     The backbone's maps P3, P4 and P5 go through a feature pyramid: 1x1 convolutions, each coarser

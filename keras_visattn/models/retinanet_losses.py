@@ -1,9 +1,12 @@
 """The two losses of RetinaNet (Lin et al., 2017), on targets of `ops.match_anchors`."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.typing import Tensor
 
 
 def _by_objects(losses, positive):
@@ -44,14 +47,20 @@ class FocalLoss(keras.losses.Loss):
         0.4332
     """
 
-    def __init__(self, alpha=0.25, gamma=2.0, name="focal_loss", **kwargs):
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        name: str | None = "focal_loss",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.alpha = checks.fraction("alpha", alpha)
         if not gamma >= 0:
             raise ValueError(f"`gamma` must not be negative. Received: gamma={gamma}")
         self.gamma = gamma
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.cast(y_true, "int32")
         classes = y_pred.shape[-1]
         losses = keras.losses.binary_focal_crossentropy(
@@ -99,13 +108,15 @@ class SmoothL1Loss(keras.losses.Loss):
         2.0
     """
 
-    def __init__(self, beta=1.0, name="smooth_l1_loss", **kwargs):
+    def __init__(
+        self, beta: float = 1.0, name: str | None = "smooth_l1_loss", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         if not beta > 0:
             raise ValueError(f"`beta` must be positive. Received: beta={beta}")
         self.beta = beta
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         positive = y_true[..., 4] > 0
         losses = keras.losses.huber(y_true[..., :4], y_pred, delta=self.beta) / self.beta
         losses = ops.where(positive, 4 * losses, 0.0)  # Keras averages over the coordinates

@@ -1,5 +1,7 @@
 """The Transformer, encoder and decoder (Vaswani et al., 2017)."""
 
+from typing import Any
+
 import keras
 
 from keras_visattn import layers
@@ -7,16 +9,16 @@ from keras_visattn.ops import checks
 
 
 def Transformer(
-    vocabulary_size,
-    num_layers=6,
-    hidden_dim=512,
-    intermediate_dim=2048,
-    num_heads=8,
-    dropout=0.1,
-    normalize_first=False,
-    padding_token=0,
-    name=None,
-):
+    vocabulary_size: int,
+    num_layers: int = 6,
+    hidden_dim: int = 512,
+    intermediate_dim: int = 2048,
+    num_heads: int = 8,
+    dropout: float = 0.1,
+    normalize_first: bool = False,
+    padding_token: int | None = 0,
+    name: str | None = None,
+) -> keras.Model:
     """Makes the model that reads a sequence of tokens and predicts another, token by token.
 
     The defaults are the paper's base model. The big one:
@@ -72,7 +74,7 @@ def Transformer(
     checks.divides("num_heads", num_heads, "hidden_dim", hidden_dim)
     positions = layers.SinusoidalPositionEncoding(name="positions")
     drop = keras.layers.Dropout(dropout, name="drop")
-    block = {
+    block: dict[str, Any] = {
         "num_heads": num_heads,
         "intermediate_dim": intermediate_dim,
         "dropout": dropout,

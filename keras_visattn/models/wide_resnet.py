@@ -1,26 +1,29 @@
 """Wide residual networks, plain and with attention (Zagoruyko and Komodakis, 2016)."""
 
+from typing import Any, Literal
+
 import keras
 
 from keras_visattn.models import blocks
 from keras_visattn.ops import checks
+from keras_visattn.typing import Activation, Shape
 
 SCALES = (1, 2, 4)
 
 
 def WideResNet(
-    depth=28,
-    width=10,
-    attention=None,
-    attention_stages=None,
-    input_shape=(None, None, 3),
-    classes=100,
-    include_top=True,
-    classifier_activation="softmax",
-    dropout=0.0,
-    name=None,
-    **attention_arguments,
-):
+    depth: int = 28,
+    width: int = 10,
+    attention: Literal["se", "ge", "bam", "cbam", "gala", "augmented", "local"] | None = None,
+    attention_stages: int | tuple[int, ...] | None = None,
+    input_shape: Shape = (None, None, 3),
+    classes: int = 100,
+    include_top: bool = True,
+    classifier_activation: Activation | None = "softmax",
+    dropout: float = 0.0,
+    name: str | None = None,
+    **attention_arguments: Any,
+) -> keras.Model:
     """Makes a wide residual network for small images, with one kind of attention or with none.
 
     Three stages of basic blocks that normalize and rectify before they convolve. Attention goes

@@ -1,6 +1,7 @@
 """Scaled dot-product attention (Vaswani et al., 2017)."""
 
 import math
+from typing import Literal
 
 import keras
 from keras import ops
@@ -8,6 +9,7 @@ from keras import ops
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks
 from keras_visattn.ops.relative_position import fold_logits
+from keras_visattn.typing import Outputs, Tensor
 
 
 def masked_logit(dtype):
@@ -16,17 +18,17 @@ def masked_logit(dtype):
 
 
 def attention(
-    query,
-    key,
-    value,
-    mask=None,
-    relative_logits=None,
-    scale=None,
-    dropout=0.0,
-    seed=None,
-    return_scores=False,
-    implementation=None,
-):
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    relative_logits: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    seed: int | keras.random.SeedGenerator | None = None,
+    return_scores: bool = False,
+    implementation: Literal["core", "fused", "flash"] | None = None,
+) -> Outputs:
     """Averages the values by the softmax of the scaled products of queries and keys.
 
     `softmax(scale * query @ key^T) @ value`, head by head. The softmax is computed in float32 at

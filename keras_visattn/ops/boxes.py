@@ -6,12 +6,14 @@ anchors, M that of the boxes of an image.
 
 import math
 import numbers
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.typing import IntOrPair, Tensor
 
 LEVELS = (3, 4, 5, 6, 7)
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -22,7 +24,13 @@ IGNORED = -2
 LARGEST_LOG_RATIO = math.log(1000 / 16)
 
 
-def anchor_boxes(image_size, levels=LEVELS, scales=SCALES, aspect_ratios=ASPECT_RATIOS, size=4):
+def anchor_boxes(
+    image_size: IntOrPair,
+    levels: Sequence[int] = LEVELS,
+    scales: Sequence[float] = SCALES,
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS,
+    size: float = 4,
+) -> Tensor:
     """Lays boxes of some sizes and shapes round each pixel of each level of a pyramid.
 
     A pixel of level `l` is a square of `2**l` pixels of the image, and a level has as many as
@@ -75,7 +83,13 @@ def _positive(name, values):
         raise ValueError(f"`{name}` must be positive. Received: {name}={values}")
 
 
-def match_anchors(boxes, classes, anchors, positive_threshold=0.5, negative_threshold=0.4):
+def match_anchors(
+    boxes: Tensor,
+    classes: Tensor,
+    anchors: Tensor,
+    positive_threshold: float = 0.5,
+    negative_threshold: float = 0.4,
+) -> dict[str, Tensor]:
     """Says what each anchor should be trained to answer.
 
     An anchor stands for the object that it overlaps most, if the intersection over the union is
@@ -148,14 +162,14 @@ def match_anchors(boxes, classes, anchors, positive_threshold=0.5, negative_thre
 
 
 def detections(
-    outputs,
-    anchors,
-    image_size,
-    score_threshold=0.05,
-    iou_threshold=0.5,
-    max_detections=100,
-    max_candidates=1000,
-):
+    outputs: Mapping[str, Tensor],
+    anchors: Tensor,
+    image_size: IntOrPair,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+    max_candidates: int = 1000,
+) -> dict[str, Tensor]:
     """Turns a detector's outputs into boxes, scores and classes, the best first.
 
     The `max_candidates` best pairs of an anchor and a class are candidates. A candidate falls if

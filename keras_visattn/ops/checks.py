@@ -1,9 +1,10 @@
 """What an argument must be: each check returns the value or raises a ValueError."""
 
 import numbers
+from typing import Any
 
 
-def positive_integer(name, value):
+def positive_integer(name: str, value: Any) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     return int(value)
@@ -21,7 +22,7 @@ def integers(name, value):
     return values
 
 
-def pair(name, value):
+def pair(name: str, value: Any) -> tuple[int, int]:
     """An integer for both axes, or one each for the height and the width."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or any(
@@ -30,10 +31,11 @@ def pair(name, value):
         raise ValueError(
             f"`{name}` must be a positive integer or a pair of them. Received: {name}={value!r}"
         )
-    return tuple(int(v) for v in values)
+    height, width = values
+    return int(height), int(width)
 
 
-def odd_pair(name, value):
+def odd_pair(name: str, value: Any) -> tuple[int, int]:
     values = pair(name, value)
     if any(v % 2 == 0 for v in values):
         raise ValueError(

@@ -5,6 +5,8 @@ in a query's window, and inside the image, is a term of the key's row and a term
 the relative logits are: both fold into the head, and one plain attention serves every tile.
 """
 
+from typing import Literal
+
 from keras import ops
 
 from keras_visattn import kernels
@@ -13,20 +15,21 @@ from keras_visattn.ops.attention import attention, masked_logit
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import keys_before, output_length, window_spans
+from keras_visattn.typing import IntOrPair, Outputs, Padding, Tensor
 
 
 def local_attention_2d(
-    query,
-    key,
-    value,
-    row_embeddings=None,
-    column_embeddings=None,
-    kernel_size=7,
-    dilation_rate=1,
-    padding="same",
-    return_scores=False,
-    implementation=None,
-):
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_embeddings: Tensor | None = None,
+    column_embeddings: Tensor | None = None,
+    kernel_size: IntOrPair = 7,
+    dilation_rate: IntOrPair = 1,
+    padding: Padding = "same",
+    return_scores: bool = False,
+    implementation: Literal["windows", "core", "fused", "flash"] | None = None,
+) -> Outputs:
     """Attends from each pixel to the window around it; what is outside the image is no key.
 
     `softmax(q . k + q . r) @ v` over the window, without a scale. `r` is the embedding of the
@@ -95,7 +98,14 @@ def local_attention_2d(
     return attend_in_tiles(*tensors)
 
 
-def block_attention_2d(query, key, value, block_size=4, return_scores=False, implementation=None):
+def block_attention_2d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_size: IntOrPair = 4,
+    return_scores: bool = False,
+    implementation: Literal["core", "fused", "flash"] | None = None,
+) -> Outputs:
     """Attends from each pixel to all pixels of its block; blocks do not overlap.
 
     `softmax(q . k) @ v` over the block, without a scale. The last blocks are smaller where the

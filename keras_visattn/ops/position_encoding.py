@@ -4,9 +4,12 @@ import numpy as np
 from keras import ops
 
 from keras_visattn import kernels
+from keras_visattn.typing import Tensor
 
 
-def sinusoidal_encoding(length, channels, max_wavelength=10000.0):
+def sinusoidal_encoding(
+    length: int | Tensor, channels: int, max_wavelength: float = 10000.0
+) -> Tensor:
     """Makes sines on even and cosines on odd channels, in float32.
 
     `sin(t / max_wavelength ** (2 i / channels))` on channel `2 i`, and the cosine of the same
@@ -32,7 +35,9 @@ def sinusoidal_encoding(length, channels, max_wavelength=10000.0):
     return ops.where(ops.convert_to_tensor(channel % 2 == 0), ops.sin(angle), ops.cos(angle))
 
 
-def sinusoidal_encoding_2d(height, width, channels, max_wavelength=10000.0):
+def sinusoidal_encoding_2d(
+    height: int | Tensor, width: int | Tensor, channels: int, max_wavelength: float = 10000.0
+) -> Tensor:
     """Encodes the row in the first half of the channels and the column in the second.
 
     Returns:
@@ -50,7 +55,7 @@ def sinusoidal_encoding_2d(height, width, channels, max_wavelength=10000.0):
     )
 
 
-def coordinates_2d(height, width):
+def coordinates_2d(height: int | Tensor, width: int | Tensor) -> Tensor:
     """Gives each pixel its row and its column, from -1 to 1; the centre is 0.
 
     Returns:

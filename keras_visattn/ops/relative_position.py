@@ -11,9 +11,12 @@ from keras_visattn import kernels
 from keras_visattn.ops import checks
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.interpolation import sample_linear
+from keras_visattn.typing import Extrapolation, Tensor
 
 
-def resize_table(table, size, extrapolation="interpolate"):
+def resize_table(
+    table: Tensor, size: int | Tensor, extrapolation: Extrapolation = "interpolate"
+) -> Tensor:
     """Fits a table of offsets to an axis of another length; offset 0 stays in the centre.
 
     Args:
@@ -63,7 +66,7 @@ def column_logits(query, embeddings):
     return ops.einsum("bhwnd,wad->bnhwa", query, embeddings)
 
 
-def relative_logits_2d(query, row_table, column_table):
+def relative_logits_2d(query: Tensor, row_table: Tensor, column_table: Tensor) -> Tensor:
     """Sums the row and the column logits for every pair of pixels.
 
     `logits[q, k] = query_q . row_table[row_k - row_q + H - 1] + query_q . column_table[...]`.
@@ -99,7 +102,7 @@ def relative_logits_2d(query, row_table, column_table):
     return ops.reshape(logits, (batch, heads, height * width, height * width))
 
 
-def fold_logits(query, key, rows, columns):
+def fold_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Folds the logits of rows and of columns into the head: the product then holds them.
 
     Args:

@@ -2,15 +2,21 @@
 
 import inspect
 import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 
 from keras_visattn.surgery.graph import candidates
-from keras_visattn.surgery.matching import find
+from keras_visattn.surgery.matching import Match, find
 from keras_visattn.surgery.rebuilding import copy_values, make_again, rebuild
 
+NewLayer: TypeAlias = keras.Layer | Sequence[keras.Layer] | Callable[[keras.Layer], Any]
 
-def replace(model, match, layer, transfer=None):
+
+def replace(
+    model: keras.Model, match: Match, layer: NewLayer, transfer: Callable[..., None] | None = None
+) -> keras.Model:
     """Makes a model again with other layers in the place of some.
 
     The given model stays as it is. In the new one every layer that is not replaced has the same
@@ -58,7 +64,7 @@ def replace(model, match, layer, transfer=None):
     return rebuilt
 
 
-def insert_after(model, match, layer):
+def insert_after(model: keras.Model, match: Match, layer: NewLayer) -> keras.Model:
     """Makes a model again with another layer behind some.
 
     What read the output of a matched layer reads that of the new one, which is named after both,

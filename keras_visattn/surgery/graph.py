@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import keras
 
+from keras_visattn.typing import Shape
+
 
 class Candidate(NamedTuple):
     """A layer that surgery can reach, with the shapes of its first call in the model.
@@ -17,8 +19,8 @@ class Candidate(NamedTuple):
 
     layer: keras.Operation
     path: str
-    input_shape: tuple
-    output_shape: tuple
+    input_shape: Shape | list[Shape]
+    output_shape: Shape | list[Shape]
 
 
 def graph_of(model):

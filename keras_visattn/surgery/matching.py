@@ -4,11 +4,13 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 
 from keras_visattn.ops import checks
-from keras_visattn.surgery.graph import candidates, hidden_convolutions
+from keras_visattn.surgery.graph import Candidate, candidates, hidden_convolutions
+from keras_visattn.typing import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +24,16 @@ class Last:
     """
 
     count: int
-    match: object = None
+    match: "Match | None" = None
 
     def __post_init__(self):
         checks.positive_integer("count", self.count)
 
 
-def is_spatial_convolution(layer, input_shape, output_shape):
+Match: TypeAlias = str | type | tuple[type, ...] | Callable[..., bool] | Last
+
+
+def is_spatial_convolution(layer: keras.Operation, input_shape: Shape, output_shape: Shape) -> bool:
     """Whether a layer is a `Conv2D` over more than one pixel that attention can stand for.
 
     It has one group, no dilation and the same stride along both axes.
@@ -42,7 +47,7 @@ def is_spatial_convolution(layer, input_shape, output_shape):
     )
 
 
-def find(model, match):
+def find(model: keras.Model, match: Match) -> list[Candidate]:
     """Finds the layers that `replace` and `insert_after` would take.
 
     Args:

@@ -172,11 +172,14 @@ def make_again(layer, **changes):
         config["config"] |= changes
         # What is in memory already does not become more dangerous by being copied.
         known = {type(layer).__name__: type(layer)}
-        return keras.saving.deserialize_keras_object(config, known, safe_mode=False)
+        made = keras.saving.deserialize_keras_object(config, known, safe_mode=False)
     except Exception as error:
         if not isinstance(layer, keras.Layer):
             return layer  # it has no state to share
         _refuse(layer, f"{type(error).__name__}: {error}", error)
+    if not isinstance(layer, keras.Layer):
+        made.name = layer.name  # which a cast's config has since Keras 3.11
+    return made
 
 
 def copy_values(old, new):

@@ -1,5 +1,7 @@
 """The papers' ways to put attention into a network, each one call."""
 
+from typing import Any, Literal
+
 import keras
 
 from keras_visattn import layers
@@ -7,10 +9,15 @@ from keras_visattn.layers.kernel_layer import KERNEL_ARGUMENTS
 from keras_visattn.ops import checks
 from keras_visattn.surgery.editing import insert_after, replace
 from keras_visattn.surgery.graph import residual_branches, stage_ends
-from keras_visattn.surgery.matching import find, is_spatial_convolution
+from keras_visattn.surgery.matching import Match, find, is_spatial_convolution
 
 
-def add_cbam(model, where="block", identity_start=True, **arguments):
+def add_cbam(
+    model: keras.Model,
+    where: Literal["block", "stage"] = "block",
+    identity_start: bool = True,
+    **arguments: Any,
+) -> keras.Model:
     """Puts a `CBAM` behind every residual branch of a network, or every stage.
 
     The places are found in the graph, whatever the names. A block is an addition of two maps: its
@@ -53,8 +60,12 @@ def add_cbam(model, where="block", identity_start=True, **arguments):
 
 
 def augment_convolutions(
-    model, last=None, match=is_spatial_convolution, keep_kernel=True, **arguments
-):
+    model: keras.Model,
+    last: int | None = None,
+    match: Match = is_spatial_convolution,
+    keep_kernel: bool = True,
+    **arguments: Any,
+) -> keras.Model:
     """Augments convolutions with global attention, the last ones first, as the paper does.
 
     Each becomes an `AugmentedConv2D` of the same filters, stride, padding, bias and activation.
@@ -99,7 +110,12 @@ def augment_convolutions(
     return replace(model, _chosen(model, match, last), augmented, transfer)
 
 
-def replace_convolutions(model, last=None, match=is_spatial_convolution, **arguments):
+def replace_convolutions(
+    model: keras.Model,
+    last: int | None = None,
+    match: Match = is_spatial_convolution,
+    **arguments: Any,
+) -> keras.Model:
     """Replaces convolutions by local attention, the last ones first.
 
     Each becomes a `LocalSelfAttention2D` of the same filters, bias and activation; a stride

@@ -1,9 +1,13 @@
 """What surgery changed, and what it costs."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import keras
 
 from keras_visattn import complexity
 from keras_visattn.surgery.graph import hidden_convolutions
+from keras_visattn.typing import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +43,12 @@ class Report:
             cannot reach.
     """
 
-    changes: list
+    changes: list[Change]
     before: complexity.Profile
     after: complexity.Profile
-    hidden: list
+    hidden: list[str]
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = [("name", "change", "parameters", "multiply-adds")]
         for change in self.changes:
             classes = " -> ".join(filter(None, (change.before, change.after)))
@@ -60,7 +64,9 @@ class Report:
         return "\n".join(lines)
 
 
-def report(before, after, input_shape=None):
+def report(
+    before: keras.Model, after: keras.Model, input_shape: Shape | Sequence[Shape] | None = None
+) -> Report:
     """Reports what surgery changed in a model, layer by layer, and what it costs.
 
     Args:
@@ -81,10 +87,11 @@ def report(before, after, input_shape=None):
         >>> [change.path for change in keras_visattn.surgery.report(model, new).changes][:2]
         ['stage1_block1_2_bn_cbam', 'stage1_block2_2_bn_cbam']
     """
-    profiles = [complexity.profile(model, input_shape) for model in (before, after)]
-    old, new = ({row.name: row for row in profile.rows} for profile in profiles)
+    first, second = (complexity.profile(model, input_shape) for model in (before, after))
+    old, new = ({row.name: row for row in profile.rows} for profile in (first, second))
     changes = [_change(path, old.get(path), new.get(path)) for path in [*new, *(old.keys() - new)]]
-    return Report([c for c in changes if c is not None], *profiles, hidden_convolutions(after))
+    changes = [c for c in changes if c is not None]
+    return Report(changes, first, second, hidden_convolutions(after))
 
 
 def _change(path, old, new):

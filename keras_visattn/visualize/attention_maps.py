@@ -3,6 +3,7 @@
 import functools
 import numbers
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -10,11 +11,18 @@ from keras_visattn import kernels, layers
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
 from keras_visattn.ops.windows import keys_before
+from keras_visattn.typing import Tensors, Verbose
 from keras_visattn.visualize.inspection import attention_layers, image_size
 from keras_visattn.visualize.tapping import in_batches, tapped
 
 
-def attention_maps(model, images, query=None, batch_size=8, verbose="auto"):
+def attention_maps(
+    model: keras.Model,
+    images: Tensors,
+    query: tuple[int, int] | None = None,
+    batch_size: int = 8,
+    verbose: Verbose = "auto",
+) -> dict[str, dict[str, np.ndarray]]:
     """Gives the attention of every attention layer of this package in a model.
 
     The model stays as it is, and runs in inference mode.

@@ -1,11 +1,17 @@
 """Draws maps over the images that they belong to."""
 
-from typing import NamedTuple
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_visattn.ops import checks
+from keras_visattn.typing import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INCHES = 2.0  # the width of a column
 
@@ -25,7 +31,14 @@ class Panel(NamedTuple):
     values: np.ndarray
 
 
-def show(images, maps, path=None, titles=None, query=None, opacity=0.5):
+def show(
+    images: Tensor,
+    maps: Tensor | Mapping[str, Tensor | Mapping[str, Tensor]],
+    path: str | os.PathLike[str] | None = None,
+    titles: Sequence[str] | None = None,
+    query: tuple[int, int] | None = None,
+    opacity: float = 0.5,
+) -> "Figure":
     """Draws a row for each image: the image, and each map over it with its colour bar.
 
     Args:

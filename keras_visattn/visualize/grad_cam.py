@@ -1,25 +1,30 @@
 """Where a class shows in a map (Selvaraju et al., 2016; Chattopadhay et al., 2017)."""
 
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_visattn import kernels
 from keras_visattn.ops import checks
 from keras_visattn.ops.interpolation import resize_linear
+from keras_visattn.typing import Tensors, Verbose
 from keras_visattn.visualize.inspection import find_map, gives_scores, image_size, output_of
 from keras_visattn.visualize.tapping import in_batches, tapped
 
 
 def grad_cam(
-    model,
-    images,
-    layer=None,
-    class_index=None,
-    output=None,
-    method="grad_cam",
-    batch_size=32,
-    verbose="auto",
-):
+    model: keras.Model,
+    images: Tensors,
+    layer: str | keras.layers.Layer | None = None,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
+    output: str | int | None = None,
+    method: Literal["grad_cam", "grad_cam++"] = "grad_cam",
+    batch_size: int = 32,
+    verbose: Verbose = "auto",
+) -> np.ndarray:
     """Shows where in the images a model sees a class.
 
     The channels of a layer's map `A` are summed, each weighted by the mean over the map of the
