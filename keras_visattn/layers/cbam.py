@@ -78,7 +78,7 @@ class CBAM(ImageAttention):
                 f"Received: channel={channel}, spatial={spatial}"
             )
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
-        self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
+        self.kernel_size = checks.odd_window("kernel_size", kernel_size)
         self.pooling = pooling
         self.order = checks.choice("order", order, ("channel_first", "spatial_first", "parallel"))
         self.channel = channel
@@ -121,7 +121,7 @@ class CBAM(ImageAttention):
 
     def call(self, inputs, training=None, return_attention_scores=False):
         gates = [layer.pooled_gate(training) for layer in self.gates.values()]
-        outputs, scores = gating.refine(inputs, gates, parallel=self.order == "parallel")
+        outputs, scores = gating.refine(self.floating(inputs), gates, parallel=self.order == "parallel")
         scores = dict(zip(self.gates, scores, strict=True))
         return (outputs, scores) if return_attention_scores else outputs
 

@@ -65,8 +65,8 @@ def local_attention_2d(
         >>> keras.ops.shape(keras_visattn.ops.local_attention_2d(x, x, x, kernel_size=3))
         (2, 9, 6, 4, 8)
     """
-    kernel_size = checks.odd_pair("kernel_size", kernel_size)
-    dilation_rate = checks.pair("dilation_rate", dilation_rate)
+    kernel_size = checks.odd_window("kernel_size", kernel_size)
+    dilation_rate = checks.window("dilation_rate", dilation_rate)
     checks.choice("padding", padding, ("same", "valid"))
     _check_maps(query, key, value)
     embeddings = (row_embeddings, column_embeddings)
@@ -125,7 +125,7 @@ def block_attention_2d(query, key, value, block_size=4, return_scores=False, imp
         >>> keras.ops.shape(keras_visattn.ops.block_attention_2d(x, x, x, block_size=3))
         (2, 9, 6, 4, 8)
     """
-    block_size = checks.pair("block_size", block_size)
+    block_size = checks.window("block_size", block_size)
     _check_maps(query, key, value)
     cuts = [tiles.cut_blocks(size) for size in block_size]
     tables = _tables((None, None), block_size, query)
