@@ -18,10 +18,12 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=10 if JAX else 50,
+    max_examples=8 if JAX else 50,
     suppress_health_check=list(HealthCheck),
 )
-settings.register_profile("long", settings.get_profile("suite"), derandomize=False, max_examples=5000)
+settings.register_profile(
+    "long", settings.get_profile("suite"), derandomize=False, max_examples=5000
+)
 settings.load_profile("suite")
 
 

@@ -168,7 +168,9 @@ def examples(draw, name):
     dtype = "int32" if name == "TokenEmbedding" else draw(some(DTYPES))
     values = np.random.default_rng(draw(st.integers(0, 9)))
     most = arguments.get("input_dim") if name == "TokenEmbedding" else None
-    return Example(arguments, bad, allowed, [_array(values, shape, dtype, most) for shape in shapes])
+    return Example(
+        arguments, bad, allowed, [_array(values, shape, dtype, most) for shape in shapes]
+    )
 
 
 def truth(name):

@@ -121,7 +121,9 @@ class CBAM(ImageAttention):
 
     def call(self, inputs, training=None, return_attention_scores=False):
         gates = [layer.pooled_gate(training) for layer in self.gates.values()]
-        outputs, scores = gating.refine(self.floating(inputs), gates, parallel=self.order == "parallel")
+        outputs, scores = gating.refine(
+            self.floating(inputs), gates, parallel=self.order == "parallel"
+        )
         scores = dict(zip(self.gates, scores, strict=True))
         return (outputs, scores) if return_attention_scores else outputs
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks, tiles
 from keras_visattn.ops.attention import attention, masked_logit
+from keras_visattn.ops.containment import contain
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import keys_before, output_length, window_spans
@@ -81,7 +82,11 @@ def local_attention_2d(
             for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
         ]
         how = None if implementation == "windows" else implementation
-        return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+        def attend(query, key, value):
+            return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+        return contain(attend, query, key, value, kernel_size, dilation_rate, padding)
 
     if implementation in (None, "windows"):
         window = kernel_size, dilation_rate, keys_before(kernel_size, dilation_rate, padding)
