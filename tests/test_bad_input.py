@@ -48,6 +48,7 @@ BAD_ARGUMENTS = [
     ("MultiHeadAttention", {"num_heads": 0, "key_dim": 4}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "value_dim": 0}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "dropout": 1.5}),
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "output_shape": (3, -1)}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "attention_axes": "1"}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "flash_attention": "auto"}),
     ("SinusoidalPositionEncoding", {"max_wavelength": "long"}),

@@ -66,7 +66,7 @@ class ImageLayer(keras.layers.Layer):
         return x if self.data_format == "channels_last" else ops.transpose(x, (0, 3, 1, 2))
 
     def convolve(self, convolution, x):
-        """Applies a convolution; TensorFlow's keeps the input's channels where there is no image."""
+        """Convolves a batch; TensorFlow's convolution keeps the channels of one without images."""
         if x.shape[0] == 0:
             return ops.zeros(convolution.compute_output_shape(x.shape), x.dtype)
         return convolution(x)

@@ -101,6 +101,8 @@ class MultiHeadAttention(KernelLayer):
         self.dropout = checks.fraction("dropout", dropout)
         self.use_bias = use_bias
         self._output_axes = checks.integers("output_shape", output_shape)
+        for size in self._output_axes or ():
+            checks.positive_integer("output_shape", size)
         self.attention_axes = checks.integers("attention_axes", attention_axes)
         if sliding_window is not None:
             checks.positive_integer("sliding_window", sliding_window)
