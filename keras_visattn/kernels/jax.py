@@ -14,6 +14,10 @@ def devices():
     return [str(device) for device in jax.devices()]
 
 
+def not_distributed():
+    """Keras spreads models over JAX's devices."""
+
+
 def chosen():
     """Says for each kind of work what serves, and why."""
     local = "loops that numba compiles; tiles in exported programs"
