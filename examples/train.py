@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from train_data import load, refuse
 
-from keras_visattn import models
+from keras_visattn import distribution, models
 
 NETWORKS = {  # and their sizes where none are given
     "wide_resnet": (models.WideResNet, {"depth": 10, "width": 1}),
@@ -102,20 +102,8 @@ def network(arguments, shape, classes):
         raise SystemExit(f"{function.__name__}: {error}") from None
 
 
-class ModelParallel(keras.distribution.ModelParallel):
-    """Shards those variables of a layout map whose sharded axis the devices divide."""
-
-    def get_variable_layout(self, variable):
-        layout = super().get_variable_layout(variable)
-        mesh = dict(zip(self.device_mesh.axis_names, self.device_mesh.shape, strict=True))
-        shards = (mesh.get(axis, 1) for axis in layout.axes)
-        if not any(size % count for size, count in zip(variable.shape, shards, strict=True)):
-            return layout
-        return keras.distribution.TensorLayout([None] * len(layout.axes), self.device_mesh)
-
-
 def make_distribution(arguments):
-    """Spreads batches over the devices, or also the output channels of kernels over some."""
+    """Spreads batches over the devices, or also the heads and channels over some."""
     devices = keras.distribution.list_devices()
     shards = arguments.shards if arguments.distribute == "model" else 1
     replicas = len(devices) // shards
@@ -124,17 +112,12 @@ def make_distribution(arguments):
         refuse("`--shards` must divide the devices, their quotient `--batch`.", received)
     if arguments.distribute == "data":
         return keras.distribution.DataParallel(devices=devices)
-    mesh = keras.distribution.DeviceMesh((replicas, shards), ("batch", "model"), devices)
-    layouts = keras.distribution.LayoutMap(mesh)
-    layouts[r".*(_conv|/convolution)/kernel"] = (None, None, None, "model")
-    dense = r"predictions|.*/(projection|combination|squeeze|excite)"
-    layouts[f"({dense})/kernel"] = (None, "model")
-    return ModelParallel(layout_map=layouts, batch_dim_name="batch")
+    return distribution.parallel(channels=shards, devices=devices)
 
 
-def describe(distribution, variables):
-    mesh = distribution.device_mesh
-    sharded = [v for v in variables if any(distribution.get_variable_layout(v).axes)]
+def describe(spread, variables):
+    mesh = spread.device_mesh
+    sharded = [v for v in variables if any(spread.get_variable_layout(v).axes)]
     axes = " x ".join(map("{} {}".format, mesh.shape, mesh.axis_names))
     print(f"{mesh.devices.size} devices, {axes}: {len(sharded)} of {len(variables)} sharded")
 
@@ -257,14 +240,14 @@ def main():
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_image_data_format("channels_last")  # as TensorFlow Datasets has them
     keras.config.set_dtype_policy(arguments.precision)
-    distribution = make_distribution(arguments) if arguments.distribute else None
-    train, validation, test, *shape_and_classes = load(arguments, distribution is not None)
-    keras.distribution.set_distribution(distribution)
+    spread = make_distribution(arguments) if arguments.distribute else None
+    train, validation, test, *shape_and_classes = load(arguments, spread is not None)
+    keras.distribution.set_distribution(spread)
     model = network(arguments, *shape_and_classes)
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, {len(train)} steps an epoch")
     print(f"{model.name}, {model.count_params():,} parameters, input {model.input_shape}")
-    if distribution:
-        describe(distribution, model.variables)
+    if spread:
+        describe(spread, model.variables)
     claim(arguments)
     recipe = RECIPES[arguments.recipe]
     if arguments.learning_rate is not None:

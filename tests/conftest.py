@@ -8,8 +8,23 @@ import sys
 import zlib
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 CACHE = ".pytest_cache/jax"
+
+JAX = os.environ.get("KERAS_BACKEND") == "jax"  # it compiles each example's shapes
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=8 if JAX else 50,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "long", settings.get_profile("suite"), derandomize=False, max_examples=5000
+)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser):

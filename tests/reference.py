@@ -118,10 +118,10 @@ def multi_head_attention(
         gate = np.einsum("btc,cnd->bntd", flat[0], weights["gate/kernel"])
         bias = np.asarray(weights.get("gate/bias", np.zeros((num_heads, 1))))
         heads = heads * sigmoid(gate + bias[:, None, :])
-    output = np.einsum("bnte,neo->bto", heads, weights["attention_output/kernel"])
+    output = np.tensordot(heads.transpose(0, 2, 1, 3), weights["attention_output/kernel"], 2)
     output = output + weights.get("attention_output/bias", 0)
     scores = scores.reshape(batch, num_heads, *query.shape[1:-1], *key.shape[1:-1])
-    return output.reshape(*query.shape[:-1], -1), scores
+    return output.reshape(*query.shape[:-1], *output.shape[2:]), scores
 
 
 def augmented_conv2d(

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from building import answer, inputs_of, make, numpy, randomize
+from cases import FIRST_CASES, IMAGE_CASES
 
 from keras_visattn import layers, ops
 
@@ -46,16 +48,84 @@ BAD_ARGUMENTS = [
     ("MultiHeadAttention", {"num_heads": 0, "key_dim": 4}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "value_dim": 0}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "dropout": 1.5}),
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "output_shape": (3, -1)}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "attention_axes": "1"}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "flash_attention": "auto"}),
+    ("SinusoidalPositionEncoding", {"max_wavelength": "long"}),
+    ("TokenEmbedding", {"input_dim": 5, "output_dim": 4, "padding_token": (0,)}),
+    # What is enormous is refused before there is memory asked for.
+    ("LocalSelfAttention2D", {"filters": 8 * 10**9}),
+    ("LocalSelfAttention2D", {"filters": 16, "kernel_size": 10**6 + 1, "position": None}),
+    ("LocalSelfAttention2D", {"filters": 16, "dilation_rate": 10**6}),
+    ("LocalSelfAttention2D", {"filters": 16, "strides": 10**9}),
+    ("LocalAttentionStem2D", {"filters": 8, "kernel_size": 10**6}),
+    ("GatherExcite", {"extent": 10**9}),
+    ("BAM", {"dilation_rate": 10**6}),
     ("MultiHeadAttention", {"num_heads": 2, "key_dim": 4, "flash_attention": True, "dropout": 0.5}),
 ]
+IMAGE_FIRST_CASES = [case for case in FIRST_CASES if case in IMAGE_CASES]
 
 
 @pytest.mark.parametrize(("name", "arguments"), BAD_ARGUMENTS, ids=str)
 def test_bad_argument(name, arguments):
     with pytest.raises(ValueError, match=r"must .*Received: "):
         getattr(layers, name)(**arguments)
+
+
+ENORMOUS = [  # layer, arguments, shapes: the weights would be too large
+    ("ChannelAttention", {"reduction_ratio": 1}, [(1, 5, 5, 10**5)]),
+    ("GatherExcite", {"parametric": True}, [(1, 10**5, 10**5, 3)]),
+    ("BAM", {"reduction_ratio": 1}, [(1, 5, 5, 10**5)]),
+    ("GALA", {"reduction_ratio": 1}, [(1, 5, 5, 10**5)]),
+    ("AugmentedConv2D", {"filters": 2**23, "kernel_size": 255, "num_heads": 1}, [(1, 5, 5, 3)]),
+    ("LocalSelfAttention2D", {"filters": 2**23}, [(1, 5, 5, 100)]),
+    ("LocalAttentionStem2D", {"filters": 2**20, "num_mixtures": 2**12}, [(1, 5, 5, 3)]),
+    ("RelativePositionEmbedding2D", {}, [(1, 10**9, 5, 2, 4)]),
+    ("MultiHeadAttention", {"num_heads": 2**20, "key_dim": 2**12}, [(1, 5, 8)] * 2),
+    ("TransformerEncoderBlock", {"num_heads": 1, "intermediate_dim": 2**24}, [(1, 5, 256)]),
+    ("TokenEmbedding", {"input_dim": 2**24, "output_dim": 256}, [(1, 5)]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "shapes"), ENORMOUS, ids=str)
+def test_enormous_weights_are_refused(name, arguments, shapes):
+    layer = getattr(layers, name)(**arguments)
+    with pytest.raises(ValueError, match=r"must leave a weight .* at most\. Received: "):
+        layer.build(*shapes)
+
+
+def test_strides_and_dilations_beyond_the_map_ask_for_no_memory():
+    image = np.random.default_rng(0).normal(size=(1, 4, 18, 2)).astype("float32")
+    layer = layers.LocalSelfAttention2D(4, 3, num_heads=2, strides=10**6)
+    whole = layers.LocalSelfAttention2D(4, 3, num_heads=2)
+    whole.build(image.shape)
+    layer.build(image.shape)
+    layer.set_weights(whole.get_weights())
+    expected = numpy(whole(image)).mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(numpy(layer(image)), expected, atol=1e-6)
+    gate = layers.GatherExcite(extent=10**6)(image)
+    expected = image / (1 + np.exp(-image.mean((1, 2), keepdims=True)))
+    np.testing.assert_allclose(numpy(gate), expected, atol=1e-6)
+    maps = [keras.ops.convert_to_tensor(image[..., None])] * 3
+    far = ops.local_attention_2d(*maps, kernel_size=5, dilation_rate=250, implementation="core")
+    np.testing.assert_allclose(numpy(far)[..., 0], image, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", IMAGE_FIRST_CASES, ids=str)
+def test_bytes_are_read_as_numbers(case):
+    layer = make(case)
+    layer.build(*case.shapes)
+    randomize(layer)
+    (image,) = inputs_of(case)
+    image = np.abs(40 * image).astype("uint8")
+    np.testing.assert_allclose(answer(layer, image), answer(layer, image.astype("float32")))
+
+
+@pytest.mark.parametrize("axes", [0, -1, (1, 1), 10**9])
+def test_attention_over_the_batch_or_the_channels_is_refused(axes):
+    layer = layers.MultiHeadAttention(2, 4, attention_axes=axes)
+    with pytest.raises(ValueError, match=r"`attention_axes` must .*Received: "):
+        layer.build((2, 5, 8), (2, 5, 8))
 
 
 IMAGE_LAYERS = {

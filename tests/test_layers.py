@@ -159,20 +159,9 @@ def test_channels_first_is_channels_last(case):
     )
 
 
-EMPTY_BATCH_REFUSED = {
-    ("tensorflow", "AugmentedConv2D"): "TensorFlow joins empty tensors to the shape of the first",
-    ("tensorflow", "CBAM"): "TensorFlow's convolution of an empty batch keeps the input's channels",
-    ("tensorflow", "SpatialAttention"): "the same convolution",
-    ("tensorflow", "BAM"): "TensorFlow's dilated convolution refuses an empty batch",
-}
-
-
 @each_layer
 @pytest.mark.parametrize("batch", [0, 1])
 def test_any_batch_size(case, batch):
-    backend = keras.backend.backend()
-    if batch == 0 and (backend, case.layer) in EMPTY_BATCH_REFUSED:
-        pytest.skip(EMPTY_BATCH_REFUSED[backend, case.layer])
     layer = make(case)
     outputs = answer(layer, *inputs_of(case, batch=batch))
     assert outputs.shape == tuple(

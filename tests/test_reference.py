@@ -39,7 +39,7 @@ def sample(*shape, seed=1):
 
 def assert_close(actual, expected, tolerance=1e-5):
     assert actual.shape == expected.shape
-    scale = max(1.0, np.abs(expected).max())
+    scale = np.abs(expected).max(initial=1.0)
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * scale)
 
 

@@ -215,7 +215,7 @@ def test_devices_share_the_work(data, tmp_path):
     ways["model"] += ["--shards", 4]
     text = {way: finish(start("--output", tmp_path / way, *options, *ways[way])) for way in ways}
     assert "8 devices, 8 batch: 0 of " in text["data"]
-    assert "8 devices, 2 batch x 4 model: 9 of " in text["model"]
+    assert "8 devices, 2 batch x 1 rows x 4 channels: 9 of " in text["model"]
     losses = [rows(tmp_path / way)[0]["loss"] for way in ways]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-4)
     kernels = [

@@ -13,7 +13,8 @@ make, `tile_length` how many pixels a side of a tile has at least; their effect 
 `examples/benchmark.py` measures.
 
 `inference` and `gradient_at` run a model, and differentiate it at a tensor inside it, by the
-backend's own means. `devices` names what the backend runs on, `chosen` what serves there, and why.
+backend's own means. `devices` names what the backend runs on, `chosen` what serves there, and why;
+`not_distributed` says why Keras does not spread a model over several, and what does.
 """
 
 import importlib
@@ -31,6 +32,7 @@ refine = _kernels.refine
 chosen = _kernels.chosen
 compiled = _kernels.compiled
 devices = _kernels.devices
+not_distributed = _kernels.not_distributed
 fuses_operations = _kernels.fuses_operations
 recomputed = _kernels.recomputed
 scores_at_a_time = _kernels.scores_at_a_time

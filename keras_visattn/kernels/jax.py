@@ -17,6 +17,10 @@ def devices():
     return [str(device) for device in jax.devices()]
 
 
+def not_distributed():
+    """Keras spreads models over JAX's devices."""
+
+
 def chosen():
     """Says for each kind of work what serves, and why."""
     loops = "loops that numba compiles"

@@ -99,7 +99,9 @@ def _primitive(work, name, shapes, in_jax, loops=None):
     def lower(context, *tensors, **settings):
         module = context.module_context
         exports = getattr(module.lowering_parameters, "for_export", True)
-        here = loops is not None and module.platforms == ("cpu",) and not exports
+        # XLA cannot cut a callback: of a map on several devices each would compute the whole.
+        several = getattr(module.axis_context, "num_devices", 1) not in (None, 1)
+        here = loops is not None and module.platforms == ("cpu",) and not exports and not several
         function = functools.partial(call_back if here else in_jax, **settings)
         return mlir.lower_fun(function, multiple_results=True)(context, *tensors)
 

@@ -18,6 +18,14 @@ def devices():
     return [device.name for device in tf.config.list_logical_devices()]
 
 
+def not_distributed():
+    """Says why Keras does not spread a model over devices, and what does."""
+    return (
+        "Keras must run on JAX to distribute: on TensorFlow it ignores `keras.distribution` in "
+        "silence. Make and fit the model in the scope of a `tf.distribute.MirroredStrategy`."
+    )
+
+
 def chosen():
     """Says for each kind of work what serves, and why."""
     loops = "loops that numba compiles, in fit, evaluate and predict"

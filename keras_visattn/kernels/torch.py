@@ -24,6 +24,14 @@ def devices():
     return names or [f"cpu ({torch.get_num_threads()} threads)"]
 
 
+def not_distributed():
+    """Says why Keras does not spread a model over devices, and what does."""
+    return (
+        "Keras must run on JAX to distribute: for PyTorch it has no `keras.distribution`. Wrap the "
+        "model in `torch.nn.parallel.DistributedDataParallel`."
+    )
+
+
 def chosen():
     """Says for each kind of work what serves, and why."""
     fused = "scaled_dot_product_attention"

@@ -106,11 +106,11 @@ class AugmentedConv2D(ImageAttention):
     ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
-        self.kernel_size = checks.pair("kernel_size", kernel_size)
+        self.kernel_size = checks.window("kernel_size", kernel_size)
         self.num_heads = checks.positive_integer("num_heads", num_heads)
         self.min_key_dim = checks.positive_integer("min_key_dim", min_key_dim)
         self.strides = checks.positive_integer("strides", strides)
-        self.dilation_rate = checks.pair("dilation_rate", dilation_rate)
+        self.dilation_rate = checks.window("dilation_rate", dilation_rate)
         self.padding = checks.choice("padding", padding, ("same", "valid"))
         self.position = checks.choice("position", position, POSITIONS)
         self.attention_pool = checks.positive_integer("attention_pool", attention_pool)
@@ -165,7 +165,11 @@ class AugmentedConv2D(ImageAttention):
     def build(self, input_shape):
         channels = self.accept(input_shape)
         batch, height, width, _ = self.image_shape(input_shape)
+        self._output_size(height, width)
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
+        checks.weight("`kernel_size` and `filters`", *self.kernel_size, channels, self.filters)
+        widths = "`total_key_dim` and `total_value_dim`"
+        checks.weight(widths, channels + 2, 2 * keys + values)
         self.convolution = None
         if self.filters > values:
             self.convolution = keras.layers.Conv2D(
@@ -199,7 +203,7 @@ class AugmentedConv2D(ImageAttention):
         x = self.to_channels_last(inputs)
         outputs, scores = self._attend(x, return_attention_scores)
         if self.convolution is not None:
-            outputs = ops.concatenate([self.convolution(x), outputs], axis=-1)
+            outputs = ops.concatenate([self.convolve(self.convolution, x), outputs], axis=-1)
         outputs = self.from_channels_last(outputs)
         return (outputs, scores) if return_attention_scores else outputs
 

@@ -64,12 +64,13 @@ class BAM(ImageGate):
     ) -> None:
         super().__init__(**kwargs)
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
-        self.dilation_rate = checks.pair("dilation_rate", dilation_rate)
+        self.dilation_rate = checks.window("dilation_rate", dilation_rate)
 
     def build(self, input_shape):
         channels = self.accept(input_shape)
         batch = input_shape[0]
         hidden = max(1, channels // self.reduction_ratio)
+        checks.weight("`reduction_ratio`", 9, max(channels, hidden), hidden)
         self.squeeze = keras.layers.Dense(
             hidden, activation="relu", name="squeeze", **self.kernel_arguments()
         )
@@ -111,7 +112,7 @@ class BAM(ImageGate):
         channel = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
         channel = self.channel_norm(channel, training=training)
         for convolution in self.convolutions:
-            x = convolution(x)
+            x = self.convolve(convolution, x)
         logits = channel[:, None, None, :] + self.spatial_norm(x, training=training)
         gate = self.from_channels_last(self.sigmoid(logits))
         return gate if self.identity_start else 1 + gate

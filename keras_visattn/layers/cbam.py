@@ -88,7 +88,7 @@ class CBAM(ImageAttention):
                 f"Received: channel={channel}, spatial={spatial}"
             )
         self.reduction_ratio = checks.positive_integer("reduction_ratio", reduction_ratio)
-        self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
+        self.kernel_size = checks.odd_window("kernel_size", kernel_size)
         self.pooling = pooling
         self.order = checks.choice("order", order, ("channel_first", "spatial_first", "parallel"))
         self.channel = channel
@@ -136,7 +136,9 @@ class CBAM(ImageAttention):
         self, inputs: Tensor, training: bool | None = None, return_attention_scores: bool = False
     ) -> Outputs:
         gates = [layer.pooled_gate(training) for layer in self.gates.values()]
-        outputs, scores = gating.refine(inputs, gates, parallel=self.order == "parallel")
+        outputs, scores = gating.refine(
+            self.floating(inputs), gates, parallel=self.order == "parallel"
+        )
         scores = dict(zip(self.gates, scores, strict=True))
         return (outputs, scores) if return_attention_scores else outputs
 

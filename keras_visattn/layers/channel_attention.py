@@ -76,6 +76,7 @@ class ChannelAttention(ImageGate):
     def build(self, input_shape):
         channels = self.accept(input_shape)
         hidden = max(1, channels // self.reduction_ratio)
+        checks.weight("`reduction_ratio`", channels, hidden)
         last = self.kernel_arguments()
         if self.identity_start:
             last.update(kernel_initializer="zeros", bias_initializer="zeros")

@@ -60,6 +60,7 @@ class GALA(ImageGate):
         channels = self.accept(input_shape)
         batch = input_shape[0]
         hidden = max(1, channels // self.reduction_ratio)
+        checks.weight("`reduction_ratio`", channels, hidden)
         pixels, hidden_pixels = (batch, None, None, channels), (batch, None, None, hidden)
         self.squeeze = self._dense("squeeze", hidden, (batch, channels), "relu")
         self.excite = self._dense("excite", channels, (batch, hidden))

@@ -95,6 +95,7 @@ class GatherExcite(ImageGate):
         self.squeeze = self.excite = None
         if self.reduction_ratio is not None:
             hidden = max(1, channels // self.reduction_ratio)
+            checks.weight("`reduction_ratio`", channels, hidden)
             last = self.kernel_arguments()
             if self.identity_start:
                 last.update(kernel_initializer="zeros", bias_initializer="zeros")
@@ -113,6 +114,8 @@ class GatherExcite(ImageGate):
                 "A parametric gather over the whole map needs its height and width. "
                 f"Received: height={height}, width={width}, extent={self.extent}"
             )
+        if self.extent is None:
+            checks.weight("`input_shape`", height, width, channels)
         steps = 1 if self.extent is None else self.extent.bit_length() - 1
         kernel = self.kernel_arguments()
         depthwise = {name.replace("kernel", "depthwise"): value for name, value in kernel.items()}

@@ -57,11 +57,22 @@ class ImageLayer(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={self.channel_axis: channels})
         return channels
 
+    def floating(self, x):
+        """Casts integers, such as the bytes of an image; Keras has cast other numbers."""
+        return ops.cast(x, self.compute_dtype)
+
     def to_channels_last(self, x):
+        x = self.floating(x)
         return x if self.data_format == "channels_last" else ops.transpose(x, (0, 2, 3, 1))
 
     def from_channels_last(self, x):
         return x if self.data_format == "channels_last" else ops.transpose(x, (0, 3, 1, 2))
+
+    def convolve(self, convolution, x):
+        """Convolves a batch; TensorFlow's convolution keeps the channels of one without images."""
+        if x.shape[0] == 0:
+            return ops.zeros(convolution.compute_output_shape(x.shape), x.dtype)
+        return convolution(x)
 
     def get_config(self):
         return {**super().get_config(), "data_format": self.data_format}
@@ -114,6 +125,7 @@ class ImageGate(ImageAttention):
     def call(
         self, inputs: Tensor, training: bool | None = None, return_attention_scores: bool = False
     ) -> Outputs:
+        inputs = self.floating(inputs)
         gate = self.gate(inputs, training=training)
         return (inputs * gate, gate) if return_attention_scores else inputs * gate
 

@@ -75,7 +75,7 @@ class LocalAttentionStem2D(ImageAttention):
     ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
-        self.kernel_size = checks.pair("kernel_size", kernel_size)
+        self.kernel_size = checks.window("kernel_size", kernel_size)
         self.num_heads = checks.positive_integer("num_heads", num_heads)
         self.num_mixtures = checks.positive_integer("num_mixtures", num_mixtures)
         self.pool_size = checks.positive_integer("pool_size", pool_size)
@@ -84,6 +84,7 @@ class LocalAttentionStem2D(ImageAttention):
 
     def build(self, input_shape):
         channels = self.accept(input_shape)
+        checks.weight("`filters` and `num_mixtures`", channels, 2 + self.num_mixtures, self.filters)
         self.projection = keras.layers.Dense(
             (2 + self.num_mixtures) * self.filters,
             use_bias=self.use_bias,

@@ -78,10 +78,10 @@ class LocalSelfAttention2D(ImageAttention):
     ) -> None:
         super().__init__(**kwargs)
         self.filters = checks.positive_integer("filters", filters)
-        self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
+        self.kernel_size = checks.odd_window("kernel_size", kernel_size)
         self.num_heads = checks.positive_integer("num_heads", num_heads)
         self.strides = checks.positive_integer("strides", strides)
-        self.dilation_rate = checks.pair("dilation_rate", dilation_rate)
+        self.dilation_rate = checks.window("dilation_rate", dilation_rate)
         self.padding = checks.choice("padding", padding, ("same", "valid"))
         self.position = checks.choice("position", position, ("relative", "absolute", None))
         self.use_bias = use_bias
@@ -99,6 +99,7 @@ class LocalSelfAttention2D(ImageAttention):
 
     def build(self, input_shape):
         channels = self.accept(input_shape)
+        checks.weight("`filters`", channels, 3 * self.filters)
         self.projection = keras.layers.Dense(
             3 * self.filters,
             use_bias=self.use_bias,

@@ -104,6 +104,8 @@ class MultiHeadAttention(KernelLayer):
         self.dropout = checks.fraction("dropout", dropout)
         self.use_bias = use_bias
         self._output_axes = checks.integers("output_shape", output_shape)
+        for size in self._output_axes or ():
+            checks.positive_integer("output_shape", size)
         self.attention_axes = checks.integers("attention_axes", attention_axes)
         if sliding_window is not None:
             checks.positive_integer("sliding_window", sliding_window)
@@ -145,6 +147,8 @@ class MultiHeadAttention(KernelLayer):
         split = len(shape) - num_bound
         free, bound = letters[:split], letters[split : len(shape)]
         new = string.ascii_uppercase[: len(output)]
+        names = "`num_heads`, `key_dim`, `value_dim` and `output_shape`"
+        checks.weight(names, *shape[split:], *output)
         dense = keras.layers.EinsumDense(
             f"{free}{bound},{bound}{new}->{free}{new}",
             output_shape=(*([None] * (len(free) - 1)), *output),
@@ -184,7 +188,12 @@ class MultiHeadAttention(KernelLayer):
         Returns:
             Two tensors `(batch, ..., num_heads, head size)`.
         """
-        return self.key_dense(value if key is None else key), self.value_dense(value)
+        key, value = (self._floating(x) for x in (value if key is None else key, value))
+        return self.key_dense(key), self.value_dense(value)
+
+    def _floating(self, x):
+        """Casts integers, which the projections of some backends refuse."""
+        return ops.cast(x, self.compute_dtype)
 
     def attend(self, query, keys, values, mask=None, return_attention_scores=False, training=None):
         """Attends to what `keys_and_values` gave; the layer must be built.
@@ -197,7 +206,7 @@ class MultiHeadAttention(KernelLayer):
             return_attention_scores: Boolean, whether to return the scores too.
             training: Boolean, whether the dropout acts.
         """
-        axes = self._axes(query.shape)
+        query, axes = self._floating(query), self._axes(query.shape)
         query_heads, terms = self.query_dense(query), None
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
@@ -231,7 +240,7 @@ class MultiHeadAttention(KernelLayer):
         """Gives the attended axes, as non-negative numbers."""
         if self.attention_axes is None:
             return tuple(range(1, len(shape) - 1))
-        return tuple(axis % len(shape) for axis in self.attention_axes)
+        return tuple(axis + len(shape) if axis < 0 else axis for axis in self.attention_axes)
 
     def _check_shapes(self, query_shape, value_shape, key_shape):
         shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
@@ -244,6 +253,11 @@ class MultiHeadAttention(KernelLayer):
                 )
         checks.same_axes("value", value_shape, "key", key_shape, range(len(key_shape) - 1))
         axes = self._axes(query_shape)
+        if len({*axes} & {*range(1, len(query_shape) - 1)}) < len(axes):
+            raise ValueError(
+                "`attention_axes` must be axes between the batch and the channels, each once. "
+                f"Received: attention_axes={self.attention_axes}, query={tuple(query_shape)}"
+            )
         rest = [axis for axis in range(len(query_shape) - 1) if axis not in axes]
         checks.same_axes("query", query_shape, "key", key_shape, rest)
         if self.position_embedding is not None:

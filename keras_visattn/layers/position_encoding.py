@@ -51,17 +51,14 @@ class SinusoidalPositionEncoding(ImageLayer):
         self, max_wavelength: float = 10000.0, **kwargs: Unpack[ImageLayerArguments]
     ) -> None:
         super().__init__(**kwargs)
-        if not max_wavelength > 0:
-            raise ValueError(
-                f"`max_wavelength` must be positive. Received: max_wavelength={max_wavelength}"
-            )
-        self.max_wavelength = max_wavelength
+        self.max_wavelength = checks.positive_number("max_wavelength", max_wavelength)
         self.supports_masking = True
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
+        inputs = self.floating(inputs)
         if len(inputs.shape) == 3:
             _, length, channels = ops.shape(inputs)
             encoding = sinusoidal_encoding(length, channels, self.max_wavelength)

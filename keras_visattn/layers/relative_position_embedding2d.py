@@ -96,6 +96,7 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
 
     def _table(self, name, lengths, size):
         length = next(length for length in lengths if length is not None)
+        checks.weight("`max_height` and `max_width`", 2 * length - 1, size)
         return self.add_weight(
             name=name,
             shape=(2 * length - 1, size),
@@ -106,6 +107,7 @@ class RelativePositionEmbedding2D(keras.layers.Layer):
         )
 
     def call(self, queries: Tensor) -> Tensor:
+        queries = ops.cast(queries, self.compute_dtype)  # which may be integers
         return relative_logits_2d(queries, *self._tables(queries))
 
     def row_and_column_logits(self, queries: Tensor) -> tuple[Tensor, Tensor]:

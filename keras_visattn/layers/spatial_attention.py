@@ -60,7 +60,7 @@ class SpatialAttention(ImageGate):
         **kwargs: Unpack[ImageGateArguments],
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_size = checks.odd_pair("kernel_size", kernel_size)
+        self.kernel_size = checks.odd_window("kernel_size", kernel_size)
         self.use_bias = use_bias
         self.use_batch_norm = use_batch_norm
 
@@ -100,7 +100,7 @@ class SpatialAttention(ImageGate):
         """Gives the gate as what it makes of the pixels' pooled values."""
 
         def gate(mean, largest):
-            logits = self.convolution(ops.stack([mean, largest], axis=-1))
+            logits = self.convolve(self.convolution, ops.stack([mean, largest], axis=-1))
             if self.batch_norm is not None:
                 logits = self.batch_norm(logits, training=training)
             return self.from_channels_last(self.sigmoid(logits))

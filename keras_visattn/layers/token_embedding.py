@@ -65,7 +65,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.supports_masking = True
         self.input_dim = checks.positive_integer("input_dim", input_dim)
         self.output_dim = checks.positive_integer("output_dim", output_dim)
-        if padding_token is not None and not 0 <= padding_token < input_dim:
+        if padding_token is not None and padding_token not in range(input_dim):
             raise ValueError(
                 "`padding_token` must be None or a token from 0 to `input_dim - 1`. "
                 f"Received: padding_token={padding_token}, input_dim={input_dim}"
@@ -76,6 +76,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.embeddings_constraint = constraints.get(embeddings_constraint)
 
     def build(self, input_shape):
+        checks.weight("`input_dim` and `output_dim`", self.input_dim, self.output_dim)
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.input_dim, self.output_dim),

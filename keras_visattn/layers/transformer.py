@@ -69,6 +69,7 @@ class TransformerEncoderBlock(TransformerBlock):
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Outputs:
+        inputs = ops.cast(inputs, self.compute_dtype)  # which may be integers
         x = self.before(self.attention_norm, inputs)
         if mask is not None:
             mask = positions_mask("mask", mask, inputs, (1,), "key")
@@ -186,6 +187,7 @@ class TransformerDecoderBlock(TransformerBlock):
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Outputs:
+        inputs = ops.cast(inputs, self.compute_dtype)
         x = self.before(self.self_attention_norm, inputs)
         own = self.self_attention.keys_and_values(x)
         if cache is None:

@@ -53,6 +53,7 @@ class TransformerBlock(KernelLayer):
         return norm
 
     def build_feed_forward(self, shape):
+        checks.weight("`intermediate_dim`", shape[-1], self.intermediate_dim)
         arguments = self.kernel_arguments()
         self.expand = keras.layers.Dense(
             self.intermediate_dim, activation=self.activation, name="expand", **arguments

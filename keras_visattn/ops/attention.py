@@ -191,7 +191,7 @@ def _weights(logits):
     """
     if not kernels.fuses_operations() and logits.shape[-1] != 1:  # Keras warns of a single key
         return ops.softmax(logits, axis=-1), 1.0
-    if logits.shape[-1] == 0:
+    if 0 in logits.shape:
         return logits, None
     largest = ops.max(logits, axis=-1, keepdims=True)
     return ops.exp(logits - ops.stop_gradient(largest)), None

@@ -1,13 +1,38 @@
 """What an argument must be: each check returns the value or raises a ValueError."""
 
+import math
 import numbers
 from typing import Any
 
+# More is a mistake that would be noticed only when the memory is full.
+LARGEST_INTEGER = 2**24
+LARGEST_WINDOW = 2**16  # rows times columns
+LARGEST_WEIGHT = 2**31 - 1  # numbers, which many kernels count in 32 bits
+
 
 def positive_integer(name: str, value: Any) -> int:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+    if not _is_positive(value):
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    _not_more(name, value, LARGEST_INTEGER)
     return int(value)
+
+
+def _is_positive(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+
+
+def _not_more(name, value, largest):
+    if value > largest:
+        raise ValueError(f"`{name}` must be {largest:,} at most. Received: {name}={value!r}")
+
+
+def weight(names, *shape):
+    """Refuses arguments that make too large a weight, before memory is asked for."""
+    if math.prod(shape) > LARGEST_WEIGHT:
+        raise ValueError(
+            f"{names} must leave a weight {LARGEST_WEIGHT:,} numbers at most. "
+            f"Received: a weight of the shape {shape}"
+        )
 
 
 def integers(name, value):
@@ -25,18 +50,28 @@ def integers(name, value):
 def pair(name: str, value: Any) -> tuple[int, int]:
     """An integer for both axes, or one each for the height and the width."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or any(
-        not isinstance(v, numbers.Integral) or isinstance(v, bool) or v < 1 for v in values
-    ):
+    if len(values) != 2 or not all(map(_is_positive, values)):
         raise ValueError(
             f"`{name}` must be a positive integer or a pair of them. Received: {name}={value!r}"
         )
     height, width = values
+    for one in values:
+        _not_more(name, one, LARGEST_INTEGER)
     return int(height), int(width)
 
 
-def odd_pair(name: str, value: Any) -> tuple[int, int]:
+def window(name: str, value: Any) -> tuple[int, int]:
+    """A pair whose product is no larger than any window."""
     values = pair(name, value)
+    if values[0] * values[1] > LARGEST_WINDOW:
+        raise ValueError(
+            f"`{name}` must have {LARGEST_WINDOW:,} places at most. Received: {name}={value!r}"
+        )
+    return values
+
+
+def odd_window(name: str, value: Any) -> tuple[int, int]:
+    values = window(name, value)
     if any(v % 2 == 0 for v in values):
         raise ValueError(
             f"`{name}` must be odd, so that the window has a centre. Received: {name}={value!r}"
@@ -49,6 +84,12 @@ def choice(name, value, allowed):
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}"
         )
+    return value
+
+
+def positive_number(name, value):
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
     return value
 
 

@@ -12,6 +12,7 @@ from keras import ops
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks, tiles
 from keras_visattn.ops.attention import attention, masked_logit
+from keras_visattn.ops.containment import contain
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import keys_before, output_length, window_spans
@@ -68,8 +69,8 @@ def local_attention_2d(
         >>> keras.ops.shape(keras_visattn.ops.local_attention_2d(x, x, x, kernel_size=3))
         (2, 9, 6, 4, 8)
     """
-    kernel_size = checks.odd_pair("kernel_size", kernel_size)
-    dilation_rate = checks.pair("dilation_rate", dilation_rate)
+    kernel_size = checks.odd_window("kernel_size", kernel_size)
+    dilation_rate = checks.window("dilation_rate", dilation_rate)
     checks.choice("padding", padding, ("same", "valid"))
     _check_maps(query, key, value)
     embeddings = (row_embeddings, column_embeddings)
@@ -84,7 +85,11 @@ def local_attention_2d(
             for axis, size, rate in zip((1, 2), kernel_size, dilation_rate, strict=True)
         ]
         how = None if implementation == "windows" else implementation
-        return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+        def attend(query, key, value):
+            return _attention_in_tiles(query, key, value, tables, cuts, return_scores, how)
+
+        return contain(attend, query, key, value, kernel_size, dilation_rate, padding)
 
     if implementation in (None, "windows"):
         window = kernel_size, dilation_rate, keys_before(kernel_size, dilation_rate, padding)
@@ -138,7 +143,7 @@ def block_attention_2d(
         >>> keras.ops.shape(keras_visattn.ops.block_attention_2d(x, x, x, block_size=3))
         (2, 9, 6, 4, 8)
     """
-    block_size = checks.pair("block_size", block_size)
+    block_size = checks.window("block_size", block_size)
     _check_maps(query, key, value)
 
     def attend_in_tiles(query, key, value):

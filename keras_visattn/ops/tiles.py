@@ -29,13 +29,13 @@ def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
     """
     num_queries, num_keys = kernels.known_size(num_queries), kernels.known_size(num_keys)
     centre = (kernel_size - 1) * dilation_rate // 2
-    if num_queries is not None and num_queries <= 16:
+    queries = max(kernels.tile_length(), centre + 1)
+    if num_queries is not None:
+        queries = divide_up(num_queries, max(1, round(num_queries / queries)))
+    keys = queries + 2 * centre
+    if num_queries is not None and (num_queries <= 16 or keys >= num_keys):
         queries, keys, keys_before = num_queries, num_keys, 0
     else:
-        queries = max(kernels.tile_length(), centre + 1)
-        if num_queries is not None:
-            queries = divide_up(num_queries, max(1, round(num_queries / queries)))
-        keys = queries + 2 * centre
         keys_before = centre if padding == "same" else 0
     query = np.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
     key = np.arange(keys)[None, :, None] - keys_before

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_visattn import kernels
+
 
 def divide_up(length, size):
     """Divides, and rounds up; nothing is negative, which exported programs round towards zero."""
@@ -52,13 +54,22 @@ def average_pool_2d(x, pool_size, strides, before=None):
     if pool_size == 1 and strides == 1:
         return x
     _, height, width, _ = ops.shape(x)
-    widths = [(0, 0), *(_border(size, pool_size, strides, before) for size in (height, width))]
-    widths.append((0, 0))
+    windows = [_windows(size, pool_size, strides, before) for size in (height, width)]
+    pool_size, strides, borders = zip(*windows, strict=True)
+    widths = [(0, 0), *borders, (0, 0)]
     if all(isinstance(width, int) and width == 0 for pair in widths for width in pair):
         return _pool(x, pool_size, strides)
     inside = ops.ones((1, height, width, 1), x.dtype)
     covered = _pool(ops.pad(inside, widths), pool_size, strides)
     return _pool(ops.pad(x, widths), pool_size, strides) / covered
+
+
+def _windows(size, pool_size, strides, before):
+    """Gives the pool's size, its stride and its border along an axis."""
+    known = kernels.known_size(size)
+    if known is not None and strides >= known and (before is None or pool_size - before >= known):
+        return known, known, (0, 0)  # one window holds the whole axis: no need of a border
+    return pool_size, strides, _border(size, pool_size, strides, before)
 
 
 def _border(size, pool_size, strides, before):

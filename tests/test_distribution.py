@@ -1,0 +1,94 @@
+"""Several devices answer as one does."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import spread_models
+
+from keras_visattn import distribution, layers, models
+
+BACKEND = keras.backend.backend()
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="Keras distributes on JAX only")
+SPREAD = {
+    "jax": {"data": "one", "all": "one", "heads_transformer": "one_transformer"},
+    "tensorflow": {"mirrored": "one"},
+    "torch": {"processes": "one"},
+}[BACKEND]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spread")
+    command = [sys.executable, spread_models.__file__, folder]
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": BACKEND}, check=True)
+    return {path.stem: np.load(path) for path in folder.glob("*.npz")}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_several_devices_train_and_answer_as_one(trained, name):
+    one, several = trained[SPREAD[name]], trained[name]
+    assert one["losses"][1] < one["losses"][0]
+    np.testing.assert_allclose(several["losses"], one["losses"], atol=1e-5)
+    np.testing.assert_allclose(several["outputs"], one["outputs"], atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX distributes")
+@pytest.mark.parametrize("make", [distribution.parallel, lambda: distribution.layout_map(None)])
+def test_backends_that_keras_does_not_distribute_say_so(make):
+    instead = {"tensorflow": "MirroredStrategy", "torch": "DistributedDataParallel"}[BACKEND]
+    with pytest.raises(NotImplementedError, match=f"{instead}.* Received: backend {BACKEND}"):
+        make()
+
+
+DEVICES = [f"cpu:{index}" for index in range(8)]
+NETWORKS = {
+    "resnet": lambda: models.ResNet(18, "cbam", filters=16, classes=8),
+    "augmented": lambda: models.ResNet(26, "augmented", filters=32, classes=8, value_ratio=0.25),
+    "local": lambda: models.ResNet(26, "local", filters=16, classes=8, stem="attention"),
+    "wide_resnet": lambda: models.WideResNet(10, 1, "bam", classes=8, reduction_ratio=4),
+    "mnasnet": lambda: models.MnasNet(width=0.5, classes=8),
+    "transformer": lambda: models.Transformer(64, 1, 16, 32, num_heads=4),
+    "retinanet": lambda: models.RetinaNet(models.ResNet(18, filters=16), classes=8),
+}
+
+
+@on_jax
+@pytest.mark.parametrize("name", NETWORKS)
+def test_most_numbers_of_a_network_are_shared_out(name):
+    spread = distribution.parallel(channels=4, devices=DEVICES)
+    model = NETWORKS[name]()
+    shared = [v for v in model.weights if "channels" in spread.get_variable_layout(v).axes]
+    for variable in shared:
+        axis = spread.get_variable_layout(variable).axes.index("channels")
+        assert variable.shape[axis] % 4 == 0
+    assert sum(np.prod(v.shape) for v in shared) > 0.9 * model.count_params()
+
+
+@on_jax
+def test_heads_are_shared_out_by_the_layout_map_itself():
+    mesh = keras.distribution.DeviceMesh((4, 2), ("batch", "model"), DEVICES)
+    layer = layers.MultiHeadAttention(4, 3, name="attention")
+    layer.build((2, 5, 8), (2, 5, 8))
+    layouts = distribution.layout_map(mesh, axis="model")
+    assert layouts["attention/query/kernel"].axes == (None, "model", None)
+    assert layouts["attention/attention_output/kernel"].axes == ("model", None, None)
+    assert layouts["attention/attention_output/bias"] is None
+    with pytest.raises(ValueError, match=r"`axis` must .* Received: "):
+        distribution.layout_map(mesh)
+
+
+@on_jax
+def test_what_the_devices_do_not_divide_is_on_all_of_them():
+    spread = distribution.parallel(channels=2, rows=2, devices=DEVICES)
+    variable = SimpleNamespace(path="predictions/kernel", shape=(8, 5), _layout=None)
+    assert spread.get_variable_layout(variable).axes == (None, None)
+    assert spread.get_data_layout((8, 16, 12, 3)).axes == ("batch", "rows", None, None)
+    assert spread.get_data_layout((8, 15, 12, 3)).axes == ("batch", None, None, None)
+    assert spread.get_data_layout((8,)).axes == ("batch",)
+    with pytest.raises(ValueError, match=r"must divide .* Received: channels=3"):
+        distribution.parallel(channels=3, devices=DEVICES)
