@@ -27,7 +27,7 @@ def attention(
     dropout: float = 0.0,
     seed: int | keras.random.SeedGenerator | None = None,
     return_scores: bool = False,
-    implementation: Literal["core", "fused", "flash"] | None = None,
+    implementation: Literal["core", "loops", "fused", "flash"] | None = None,
 ) -> Outputs:
     """Averages the values by the softmax of the scaled products of queries and keys.
 

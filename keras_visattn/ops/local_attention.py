@@ -109,7 +109,7 @@ def block_attention_2d(
     value: Tensor,
     block_size: IntOrPair = 4,
     return_scores: bool = False,
-    implementation: Literal["core", "fused", "flash"] | None = None,
+    implementation: Literal["blocks", "core", "fused", "flash"] | None = None,
 ) -> Outputs:
     """Attends from each pixel to all pixels of its block; blocks do not overlap.
 
