@@ -27,7 +27,7 @@ def heads_first(x):
 
 
 def reshape(x, shape):
-    """Reshapes. A single size that is unknown until the program runs is worked out from the rest."""
+    """Reshapes; a single size that is unknown until the program runs follows from the rest."""
     shape = tuple(shape)
     unknown = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     if len(unknown) == 1:
