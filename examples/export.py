@@ -87,8 +87,8 @@ def runtime(file_format, path):
 def _tensorflow(path):
     import tensorflow as tf
 
-    serve = tf.saved_model.load(path).serve
-    return lambda arrays: serve(arrays if len(arrays) > 1 else arrays[0]).numpy()
+    loaded = tf.saved_model.load(path)  # it owns the variables
+    return lambda arrays: loaded.serve(arrays if len(arrays) > 1 else arrays[0]).numpy()
 
 
 def _onnx(path):

@@ -75,7 +75,7 @@ def report(model):
 
     Examples:
         >>> model = keras_visattn.models.ResNet(26, "local", filters=8, classes=4, num_heads=4)
-        >>> model.quantize("int8")
+        >>> model.quantize("int8", filters=lambda layer: isinstance(layer, keras.layers.Dense))
         >>> rows = keras_visattn.projections.report(model).quantized
         >>> {row.class_name for row in rows}, rows[0].mode
         ({'Dense'}, 'int8')

@@ -117,3 +117,16 @@ def test_fashion_mnist_says_how_to_get_it(tmp_path, monkeypatch):
 
     with pytest.raises(SystemExit, match=r"apt install dataset-fashion-mnist.*Received: data="):
         fashion_mnist.builder_of(tmp_path / "data", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters
+def test_export_compares_the_file_with_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import export
+
+    arguments = ["--format", "onnx", "--epochs", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+    export.main()
+    printed = capsys.readouterr().out
+    assert printed.count("largest difference") == 3 and "model.onnx" in printed
+    assert (tmp_path / "model.onnx").is_file()
