@@ -159,7 +159,7 @@ def tables(found):
         for subject in SUBJECTS:
             cells = []
             for name in names:
-                level, why = formats[name].get(subject, (None, "not tried"))
+                level, why = formats[name].get(subject, ("not tried", None))
                 if why is not None and why not in reasons:
                     reasons.append(why)
                 mark = "" if why is None else f" [{reasons.index(why) + 1}]"
@@ -169,6 +169,11 @@ def tables(found):
         text += [f"{number}. `{why.replace('`', '')}`" for number, why in enumerate(reasons, 1)]
         text.append("")
     return "\n".join(text) + "\n"
+
+
+def write(found):
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n" + tables(found) + END + rest.partition(END)[2])
 
 
 def main():
@@ -184,8 +189,7 @@ def main():
             formats[file_format][name] = reach(subject, file_format)
             print(backend, file_format, name, *formats[file_format][name], flush=True)
         FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + tables(found) + END + rest.partition(END)[2])
+    write(found)
 
 
 if __name__ == "__main__":
