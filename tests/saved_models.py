@@ -1,16 +1,27 @@
-"""Saves a model of every case and its answer, for `test_layers.py` to read under another backend.
+"""Saves models and what they answer, for `test_layers.py` to read under another backend.
 
-`KERAS_BACKEND=jax python tests/saved_models.py FOLDER` writes `0.keras`, `0.npy`, `1.keras`, ...
-in the order of `cases.py`.
+`KERAS_BACKEND=jax python tests/saved_models.py FOLDER` writes `0.keras`, `0.npz`, `1.keras`, ...
+in the order of `cases.py`, weights files and gradients of the first row of each layer, and a small
+network of each kind. `KERAS_BACKEND=torch python tests/saved_models.py` writes
+`tests/saved/VERSION.keras` and `.npz` anew, which later versions must still read.
 """
 
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 from building import answer, inputs_of, make, randomize
-from cases import CASES
+from cases import CASES, FIRST_CASES
+from gradients import gradients
+
+import keras_visattn
+from keras_visattn import models
+
+SAVED = Path(__file__).parent / "saved"
+SEQUENCES = np.random.default_rng(0).integers(1, 9, size=(2, 2, 5)).astype("int32")
+PICTURES = np.random.default_rng(0).normal(size=(1, 33, 40, 3)).astype("float32")
 
 
 def model_of(case):
@@ -21,12 +32,82 @@ def model_of(case):
     return model
 
 
+def model_of_all():
+    """A model with every layer, side by side, and its inputs."""
+    inputs, outputs, arrays = [], [], []
+    for case in FIRST_CASES:
+        layer = make(case, name=case.layer)
+        inputs.append([keras.Input(shape[1:]) for shape in case.shapes])
+        outputs.append(keras.layers.Flatten()(layer(*inputs[-1])))
+        randomize(layer)
+        arrays += inputs_of(case)
+    model = keras.Model(keras.tree.flatten(inputs), keras.layers.Concatenate()(outputs))
+    for weight in model.trainable_weights:  # round numbers are small when packed
+        weight.assign(np.round(keras.ops.convert_to_numpy(weight.value) * 8) / 8)
+    return model, [np.round(x * 8) / 8 for x in arrays]
+
+
+def _retinanet():
+    backbone = models.ResNet(18, "bam", filters=8, reduction_ratio=4)
+    return models.RetinaNet(backbone, 3, num_anchors=2, attention="local", filters=8, num_heads=2)
+
+
+NETWORKS = {  # how to make it, and its inputs
+    "resnet": (
+        lambda: models.ResNet(
+            26, "local", filters=8, classes=4, num_heads=4, kernel_size=3, stem="attention"
+        ),
+        PICTURES,
+    ),
+    "wide_resnet": (
+        lambda: models.WideResNet(
+            10, 1, "augmented", classes=4, num_heads=2, min_key_dim=4, value_ratio=0.25
+        ),
+        PICTURES,
+    ),
+    "mnasnet": (lambda: models.MnasNet(0.35, "cbam", classes=4, attention_stages=7), PICTURES),
+    "retinanet": (_retinanet, PICTURES),
+    "transformer": (
+        lambda: models.Transformer(9, num_layers=1, hidden_dim=8, intermediate_dim=16, num_heads=2),
+        list(SEQUENCES),
+    ),
+}
+
+
+def gradients_of(model, case):
+    """The gradients of the weights of a case's layer, in order."""
+    layer, outputs = model.layers[-1], model.output
+    factors = np.random.default_rng(4).normal(size=(case.shapes[0][0], *outputs.shape[1:]))
+    return gradients(layer, inputs_of(case), factors.astype("float32"))[1]
+
+
 def main(folder):
     for index, case in enumerate(CASES):
         model = model_of(case)
         model.save(folder / f"{index}.keras")
-        np.save(folder / f"{index}.npy", answer(model, inputs_of(case)))
+        found = {"answer": answer(model, inputs_of(case))}
+        if case in FIRST_CASES:
+            model.save_weights(folder / f"{index}.weights.h5")
+            found |= {str(place): x for place, x in enumerate(gradients_of(model, case))}
+        np.savez(folder / f"{index}.npz", **found)
+    for name, (make_network, inputs) in NETWORKS.items():
+        model = make_network()
+        model.save(folder / f"{name}.keras")
+        np.savez(folder / f"{name}.npz", *keras.tree.flatten(answer(model, inputs)))
+
+
+def keep(folder):
+    folder.mkdir(exist_ok=True)
+    model, arrays = model_of_all()
+    path = folder / f"{keras_visattn.__version__}.keras"
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, part in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), part, zipfile.ZIP_DEFLATED)
+    np.savez_compressed(path.with_suffix(".npz"), answer(model, arrays), *arrays)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1])) if sys.argv[1:] else keep(SAVED)

@@ -158,3 +158,16 @@ def test_the_live_network_learns_and_is_exported(tmp_path, monkeypatch, capsys):
     live_page.main()
     *_, difference, _, _, _ = capsys.readouterr().out.split()
     assert float(difference) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters
+def test_export_compares_the_file_with_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import export
+
+    arguments = ["--format", "onnx", "--epochs", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+    export.main()
+    printed = capsys.readouterr().out
+    assert printed.count("largest difference") == 3 and "model.onnx" in printed
+    assert (tmp_path / "model.onnx").is_file()

@@ -100,6 +100,8 @@ def test_no_concrete_layer_inherits_from_another():
 DOCUMENTED = {
     "profile": keras_visattn.complexity.profile,
     "load_checkpoint": keras_visattn.weights.load_checkpoint,
+    "enable_lora": keras_visattn.projections.enable_lora,
+    "projections.report": keras_visattn.projections.report,
     **{n: v for n, v in vars(keras_visattn.surgery).items() if inspect.isfunction(v)},
     **{n: v for n, v in vars(keras_visattn.visualize).items() if inspect.isfunction(v)},
     **PUBLIC_LAYERS,

@@ -3,15 +3,11 @@
 import functools
 import inspect
 import json
-import os
-import subprocess
-import sys
 import warnings
 
 import keras
 import numpy as np
 import pytest
-import saved_models
 from building import (
     PUBLIC_LAYERS,
     accepts_scores,
@@ -82,25 +78,6 @@ def test_a_saved_model_answers_the_same(case, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(answer(loaded, arrays), answer(model, arrays), atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def models_of_another_backend(tmp_path_factory):
-    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[keras.backend.backend()]
-    folder = tmp_path_factory.mktemp(other)
-    command = [sys.executable, saved_models.__file__, folder]
-    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": other}, check=True)
-    return folder
-
-
-@pytest.mark.timeout(1200)  # the first row waits for the models
-@each_case
-def test_a_model_of_another_backend_answers_the_same(case, models_of_another_backend):
-    path = models_of_another_backend / f"{CASES.index(case)}.keras"
-    loaded = keras.saving.load_model(path, safe_mode=True)
-    expected = np.load(path.with_suffix(".npy"))
-    bound = 1e-5 * max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(answer(loaded, inputs_of(case)), expected, atol=bound)
 
 
 # The key's bias adds one number to all logits of a query; batch normalization takes a bias away.

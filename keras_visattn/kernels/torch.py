@@ -174,8 +174,8 @@ def fuses_operations():
 
 
 def known_size(size):
-    """Gives a size as an integer, also where a trace would follow it, and `None` if unknown."""
-    return int(size) if isinstance(size, (int, torch.Tensor)) else None
+    """Gives a size as an integer, `None` if it is a symbol or a tensor that a trace follows."""
+    return size if isinstance(size, int) else None
 
 
 def traces_for_export():

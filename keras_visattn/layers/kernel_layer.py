@@ -1,5 +1,6 @@
 """How a layer makes its kernels and biases: as Keras' own layers do."""
 
+import re
 from typing import Any
 
 import keras
@@ -59,4 +60,24 @@ class KernelLayer(keras.layers.Layer):
 
     def get_config(self):
         kernels = {name: module.serialize(getattr(self, name)) for name, module in KERNEL_ARGUMENTS}
-        return {**super().get_config(), **kernels}
+        config = {**super().get_config(), **kernels}
+        policies = self._policies_of_sublayers()
+        if policies:
+            config["dtype"] = keras.dtype_policies.serialize(policies)
+        return config
+
+    def _policies_of_sublayers(self):
+        """Maps each quantized sublayer to its policy, so that a saved layer makes it so again.
+
+        The keys match the end of a path: the layer may lie in another model when it is read.
+        """
+        default = getattr(self.dtype_policy, "default_policy", self.dtype_policy)
+        policies = keras.dtype_policies.DTypePolicyMap(default)
+        for layer in self._flatten_layers(include_self=False):
+            policy = layer.dtype_policy
+            if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+                policy = policy[layer.path]
+            if policy.quantization_mode is not None:
+                path = layer.path.removeprefix(f"{self.path}/")
+                policies[f"(.*/)?{re.escape(path)}"] = policy
+        return policies

@@ -26,10 +26,19 @@ def heads_first(x):
     return ops.moveaxis(x, 3, 1)
 
 
+def reshape(x, shape):
+    """Reshapes; a single size that is unknown until the program runs follows from the rest."""
+    shape = tuple(shape)
+    unknown = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+    if len(unknown) == 1:
+        shape = (*shape[: unknown[0]], -1, *shape[unknown[0] + 1 :])
+    return ops.reshape(x, shape)
+
+
 def flatten_pixels(x):
     """Turns a map `(B, N, H, W, D)` into a sequence `(B, N, H * W, D)`."""
     batch, heads, height, width, size = ops.shape(x)
-    return ops.reshape(x, (batch, heads, height * width, size))
+    return reshape(x, (batch, heads, height * width, size))
 
 
 def to_sequence(x, axes):

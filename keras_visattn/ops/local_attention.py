@@ -13,7 +13,7 @@ from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks, tiles
 from keras_visattn.ops.attention import attention, masked_logit
 from keras_visattn.ops.containment import contain
-from keras_visattn.ops.heads import flatten_pixels
+from keras_visattn.ops.heads import flatten_pixels, reshape
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.ops.windows import keys_before, output_length, window_spans
 from keras_visattn.typing import IntOrPair, Outputs, Padding, Tensor
@@ -206,7 +206,7 @@ def _attention_in_bands(query, key, value, rows_placed, columns_placed, cuts, *h
         return _attention_in_band(*tensors, cuts, *how)
 
     def join(x):
-        x = ops.reshape(x, (batch, count * rows.queries, *ops.shape(x)[2:]))
+        x = reshape(x, (batch, count * rows.queries, *ops.shape(x)[2:]))
         return x[:, :height]
 
     if return_scores:
@@ -242,25 +242,25 @@ def _attention_in_band(
     )
 
     def join(x):
-        x = ops.reshape(x, (*pixels, ops.shape(x)[-1]))
+        x = reshape(x, (*pixels, ops.shape(x)[-1]))
         x = ops.transpose(x, (0, 3, 1, 4, 2, 5))
-        x = ops.reshape(x, (bands, rows.queries, count * columns.queries, heads, ops.shape(x)[-1]))
+        x = reshape(x, (bands, rows.queries, count * columns.queries, heads, ops.shape(x)[-1]))
         return x[:, :, :width]
 
     if not return_scores:
         return join(outputs)
     outputs, scores = outputs
-    scores = ops.reshape(scores, (-1, rows.queries, columns.queries, rows.keys, columns.keys))
+    scores = reshape(scores, (-1, rows.queries, columns.queries, rows.keys, columns.keys))
     scores = ops.einsum("tijac,iap->tijpc", scores, ops.cast(rows.window, scores.dtype))
     scores = ops.einsum("tijpc,jcq->tijpq", scores, ops.cast(columns.window, scores.dtype))
     places = rows.window.shape[-1] * columns.window.shape[-1]
-    return join(outputs), join(ops.reshape(scores, (*pixels, places)))
+    return join(outputs), join(reshape(scores, (*pixels, places)))
 
 
 def _merge(x):
     """Joins the first two axes."""
     first, second, *rest = ops.shape(x)
-    return ops.reshape(x, (first * second, *rest))
+    return reshape(x, (first * second, *rest))
 
 
 def _heads_first(x):

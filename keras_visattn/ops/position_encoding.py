@@ -3,7 +3,6 @@
 import numpy as np
 from keras import ops
 
-from keras_visattn import kernels
 from keras_visattn.typing import Tensor
 
 
@@ -27,7 +26,7 @@ def sinusoidal_encoding(
         Vaswani et al., 2017, "Attention Is All You Need", section 3.5
         (https://arxiv.org/abs/1706.03762).
     """
-    channels = kernels.known_size(channels)
+    channels = int(channels)  # a trace of PyTorch has it as a tensor
     channel = np.arange(channels)
     frequency = float(max_wavelength) ** (-2.0 * (channel // 2) / channels)
     position = ops.cast(ops.arange(0, length, dtype="int32"), "float32")[:, None]

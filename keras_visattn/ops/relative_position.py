@@ -115,21 +115,14 @@ def fold_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tu
         Query `(B, N, H * W, D + A + C)` and key `(B, N, A * C, D + A + C)`.
     """
     pixels = ops.shape(query)[:-1]
-    *places, key_height, key_width, _ = ops.shape(key)
+    key_height, key_width = ops.shape(key)[-3:-1]
     rows = ops.broadcast_to(rows, (*pixels, key_height))
     columns = ops.broadcast_to(columns, (*pixels, key_width))
     query = ops.concatenate([query, rows, columns], axis=-1)
-    places = (*places, key_height, key_width)
-    one_hot_rows = _identity(key_height, key.dtype)[:, None]
-    one_hot_columns = _identity(key_width, key.dtype)[None, :]
-    key = ops.concatenate(
-        [
-            key,
-            ops.broadcast_to(one_hot_rows, (*places, key_height)),
-            ops.broadcast_to(one_hot_columns, (*places, key_width)),
-        ],
-        axis=-1,
-    )
+    zeros = ops.zeros_like(key[..., :1])
+    one_hot_rows = zeros + _identity(key_height, key.dtype)[:, None]
+    one_hot_columns = zeros + _identity(key_width, key.dtype)[None, :]
+    key = ops.concatenate([key, one_hot_rows, one_hot_columns], axis=-1)
     return flatten_pixels(query), flatten_pixels(key)
 
 

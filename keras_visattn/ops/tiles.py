@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_visattn import kernels
+from keras_visattn.ops.heads import reshape
 from keras_visattn.ops.windows import divide_up
 
 
@@ -83,7 +84,7 @@ def _tiles(x, axis, count, step, before, size):
     shape = [*ops.shape(x)[:axis], count + pieces - 1, step, *ops.shape(x)[axis + 1 :]]
     widths = [(0, 0)] * len(x.shape)
     widths[axis] = (before, after)
-    x = ops.reshape(ops.pad(x, widths), shape)
+    x = reshape(ops.pad(x, widths), shape)
     if pieces > 1:
         skip = (slice(None),) * axis
         x = ops.concatenate(

@@ -1,0 +1,164 @@
+"""The dense projections of a model: low-rank adapters for them, and what is quantized."""
+
+import dataclasses
+import re
+
+import keras
+
+from keras_visattn.ops import checks
+
+DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Describes one layer that has weights of its own.
+
+    Args:
+        path: String, the layer's path in the model.
+        class_name: String, name of its class.
+        mode: String, how it is quantized, or `None` if it was left alone.
+        bytes: Integer, the memory of its weights.
+    """
+
+    path: str
+    class_name: str
+    mode: str | None
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Holds a row for each layer that has weights of its own; printed, it is a table.
+
+    Args:
+        rows: List of `Row`, in the order of the model's layers.
+
+    Attributes:
+        quantized: List of `Row`, the layers that are quantized.
+        left_alone: List of `Row`, the others.
+    """
+
+    rows: list
+
+    @property
+    def quantized(self):
+        return [row for row in self.rows if row.mode is not None]
+
+    @property
+    def left_alone(self):
+        return [row for row in self.rows if row.mode is None]
+
+    def __str__(self):
+        cells = [("layer", "class", "quantized", "bytes")]
+        for row in self.rows:
+            cells.append((row.path, row.class_name, row.mode or "left alone", f"{row.bytes:,}"))
+        total = sum(row.bytes for row in self.rows)
+        share = f"{len(self.quantized)} of {len(self.rows)}"
+        cells.append(("total", "", share, f"{total:,}"))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>", widths, strict=True))
+        return "\n".join(form.format(*line) for line in cells)
+
+
+def report(model):
+    """Says which layers of a model `model.quantize` reached, and which it left alone.
+
+    Keras quantizes `Dense`, `EinsumDense` and `Embedding` layers, in this package's layers too,
+    whose projections these are. It leaves convolutions, normalizations and position tables alone.
+
+    Args:
+        model: `keras.Model` or `keras.layers.Layer`, built.
+
+    Returns:
+        A `Report`.
+
+    Examples:
+        >>> model = keras_visattn.models.ResNet(26, "local", filters=8, classes=4, num_heads=4)
+        >>> model.quantize("int8", filters=lambda layer: isinstance(layer, keras.layers.Dense))
+        >>> rows = keras_visattn.projections.report(model).quantized
+        >>> {row.class_name for row in rows}, rows[0].mode
+        ({'Dense'}, 'int8')
+    """
+    rows = []
+    for layer in model._flatten_layers():
+        below = {id(x) for sub in layer._flatten_layers(include_self=False) for x in sub.variables}
+        own = [x for x in layer.weights if id(x) not in below and "seed" not in x.path]
+        if own:
+            size = sum(_bits(x.dtype) * _count(x.shape) for x in own) // 8
+            rows.append(Row(layer.path, type(layer).__name__, _mode(layer), size))
+    return Report(rows)
+
+
+def _mode(layer):
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        policy = policy[layer.path]
+    return policy.quantization_mode
+
+
+def _bits(dtype):
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 8
+
+
+def _count(shape):
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def enable_lora(model, rank, match=None):
+    """Adds low-rank adapters to the projections of this package's layers; all else is frozen.
+
+    A projection `x @ W` becomes `x @ W + x @ A @ B` with `A` and `B` of the given rank; `B` starts
+    at zero, so nothing changes before training. Only `A` and `B` train. A saved model has them
+    added to its kernels. Compile the model afterwards.
+
+    Args:
+        model: `keras.Model`, built.
+        rank: Integer, rank of the adapters.
+        match: Function of a `Dense` or `EinsumDense` layer that says whether it gets an adapter.
+            Defaults to those inside layers of this package.
+
+    Returns:
+        List of the layers that got one.
+
+    Raises:
+        ValueError: If `rank` is not positive, no layer matches, a matching layer has an adapter
+            already, or has a constraint.
+
+    Reference:
+        Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models"
+        (https://arxiv.org/abs/2106.09685).
+
+    Examples:
+        >>> model = keras_visattn.models.ResNet(26, "local", filters=8, classes=4, num_heads=4)
+        >>> adapted = keras_visattn.projections.enable_lora(model, rank=2)
+        >>> len(adapted), len(model.trainable_weights)
+        (8, 16)
+    """
+    checks.positive_integer("rank", rank)
+    layers = list(model._flatten_layers())
+    ours = [x for x in layers if type(x).__module__.startswith(f"{__package__}.")]
+    inside = {id(sub) for layer in ours for sub in layer._flatten_layers(include_self=False)}
+    chosen = [
+        layer
+        for layer in layers
+        if isinstance(layer, DENSE) and (id(layer) in inside if match is None else match(layer))
+    ]
+    if not chosen:
+        raise ValueError(
+            "`model` must have projections to adapt. "
+            f"Received: model={model.name}, match={match}, with {len(layers)} layers"
+        )
+    for layer in chosen:
+        layer.enable_lora(rank)
+    adapters = {id(x) for layer in chosen for x in (layer.lora_kernel_a, layer.lora_kernel_b)}
+    for variable in model.trainable_variables:
+        variable.trainable = id(variable) in adapters
+    for layer in layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # its averages rest, too
+    return chosen

@@ -1,0 +1,143 @@
+"""What one backend saves, each other one reads; what is broken is refused."""
+
+import os
+import subprocess
+import sys
+import time
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import saved_models
+from building import answer, inputs_of, numpy
+from cases import CASES, FIRST_CASES
+from saved_models import NETWORKS, gradients_of, model_of, model_of_all
+
+BACKENDS = ("tensorflow", "jax", "torch")
+OTHERS = [name for name in BACKENDS if name != keras.backend.backend()]
+NEXT = BACKENDS[(BACKENDS.index(keras.backend.backend()) + 1) % 3]  # each row has one other
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Gives the folder that another backend wrote its models to, once for all processes."""
+    shared = tmp_path_factory.getbasetemp().parent
+
+    def folder_of(backend):
+        folder = shared / f"models-{backend}"
+        done = shared / f"models-{backend}-done"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            while not done.exists():
+                time.sleep(0.5)
+            return folder
+        command = [sys.executable, saved_models.__file__, folder]
+        try:
+            subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+        finally:
+            done.touch()
+        return folder
+
+    return folder_of
+
+
+def close(found, expected, bound):
+    np.testing.assert_allclose(found, expected, atol=bound * max(1.0, np.abs(expected).max()))
+
+
+waits = pytest.mark.timeout(1200)  # the first row waits for the models
+
+
+@waits
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FIRST_CASES], ids=str)
+def test_a_model_of_another_backend_answers_the_same(case, written):
+    path = written(NEXT) / f"{CASES.index(case)}.keras"
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    expected = np.load(path.with_suffix(".npz"))["answer"]
+    close(answer(loaded, inputs_of(case)), expected, 1e-5)
+
+
+@waits
+@pytest.mark.parametrize("other", [0, 1])
+@pytest.mark.parametrize("case", FIRST_CASES, ids=str)
+def test_each_backend_reads_each_others_models_and_weights(case, other, written):
+    path = written(OTHERS[other]) / f"{CASES.index(case)}.keras"
+    expected = dict(np.load(path.with_suffix(".npz")))
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    close(answer(loaded, inputs_of(case)), expected.pop("answer"), 1e-5)
+    for found in (numpy(x) for x in gradients_of(loaded, case)):
+        close(found, expected.pop(next(iter(expected))), 1e-4)
+    assert not expected
+    values = [numpy(x.value) for x in loaded.weights]
+    model = model_of(case)
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape, weight.dtype))
+    model.load_weights(path.with_suffix(".weights.h5"))
+    for weight, value in zip(model.weights, values, strict=True):
+        np.testing.assert_array_equal(numpy(weight.value), value)
+
+
+@waits
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_another_backend_answers_the_same(name, written):
+    path = written(NEXT) / f"{name}.keras"
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    found = keras.tree.flatten(answer(loaded, NETWORKS[name][1]))
+    expected = np.load(path.with_suffix(".npz"))
+    for x, saved in zip(found, expected.files, strict=True):
+        close(x, expected[saved], 1e-4)
+
+
+@pytest.mark.parametrize("path", sorted(saved_models.SAVED.glob("*.keras")), ids=lambda x: x.stem)
+def test_files_of_all_versions_are_read(path):
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    kept = np.load(path.with_suffix(".npz"))
+    expected, *arrays = (kept[name] for name in kept.files)
+    close(answer(loaded, arrays), expected, 1e-5)
+    assert {type(layer).__name__ for layer in loaded.layers} >= {x.layer for x in FIRST_CASES}
+
+
+def test_nothing_is_pickled(tmp_path):
+    path = tmp_path / "model.keras"
+    model_of_all()[0].save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert set(archive.namelist()) == {"metadata.json", "config.json", "model.weights.h5"}
+
+
+CBAM = next(case for case in CASES if case.layer == "CBAM")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_files_are_refused_and_the_model_stays(share, tmp_path):
+    model = model_of(CBAM)
+    paths = tmp_path / "model.keras", tmp_path / "model.weights.h5"
+    model.save(paths[0])
+    model.save_weights(paths[1])
+    model.layers[-1].channel_attention.squeeze.kernel.assign_add(
+        np.ones(model.layers[-1].channel_attention.squeeze.kernel.shape)
+    )
+    before = [numpy(x.value) for x in model.weights]
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises((ValueError, OSError, zipfile.BadZipFile)):
+        keras.saving.load_model(paths[0])
+    for path in paths:
+        with pytest.raises((ValueError, OSError, zipfile.BadZipFile)):
+            model.load_weights(path)
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(numpy(weight.value), old)
+
+
+def test_a_tampered_archive_is_refused(tmp_path):
+    model = model_of(CBAM)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    kernel = numpy(model.layers[-1].channel_attention.squeeze.kernel.value).tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(kernel)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises((ValueError, OSError, zipfile.BadZipFile)):
+        keras.saving.load_model(path)
