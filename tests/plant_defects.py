@@ -33,7 +33,7 @@ DEFECTS = [
      "ops.logical_and(cut.window.any(-1)[None],", "ops.logical_and(True,"),
     ("heads merged without the transpose", "layers/augmented_conv2d.py", REFERENCE,
      "        outputs = ops.swapaxes(outputs, 1, 2)\n", ""),
-    ("columns read with the rows' half", "ops/local_attention.py", KERNELS,
+    ("columns read with the rows' half", "ops/tiled_attention.py", KERNELS,
      "query[..., size // 2 :], columns_placed", "query[..., : size // 2], columns_placed"),
     ("last chunk not cut off", "ops/chunks.py", KERNELS,
      "return outputs[:count]", "return outputs[-count:]"),

@@ -8,9 +8,8 @@ from keras import ops
 
 from keras_visattn.layers.kernel_layer import KernelLayer
 from keras_visattn.layers.relative_position_embedding2d import RelativePositionEmbedding2D
-from keras_visattn.ops import checks
+from keras_visattn.ops import checks, heads
 from keras_visattn.ops.attention import attention
-from keras_visattn.ops.heads import flatten_pixels, from_sequence, scores_shape, to_sequence
 from keras_visattn.ops.masks import joint_mask
 from keras_visattn.typing import KernelLayerArguments, Outputs, Tensor
 
@@ -98,9 +97,8 @@ class MultiHeadAttention(KernelLayer):
         self.supports_masking = True
         self.num_heads = checks.positive_integer("num_heads", num_heads)
         self.key_dim = checks.positive_integer("key_dim", key_dim)
-        self.value_dim = checks.positive_integer(
-            "value_dim", key_dim if value_dim is None else value_dim
-        )
+        value_dim = key_dim if value_dim is None else value_dim
+        self.value_dim = checks.positive_integer("value_dim", value_dim)
         self.dropout = checks.fraction("dropout", dropout)
         self.use_bias = use_bias
         self._output_axes = checks.integers("output_shape", output_shape)
@@ -132,9 +130,9 @@ class MultiHeadAttention(KernelLayer):
         if self.use_gate:
             self.gate_dense = self._to_heads("gate", query_shape, self.value_dim, "sigmoid")
         self.value_dense = self._to_heads("value", value_shape, self.value_dim)
-        heads = (*query_shape[:-1], self.num_heads, self.value_dim)
+        averages = (*query_shape[:-1], self.num_heads, self.value_dim)
         output = self._output_axes or (query_shape[-1],)
-        self.output_dense = self._project("attention_output", heads, 2, output)
+        self.output_dense = self._project("attention_output", averages, 2, output)
         if self.position_embedding is not None and not self.position_embedding.built:
             self.position_embedding.build((*query_shape[:-1], self.num_heads, self.key_dim))
 
@@ -177,7 +175,7 @@ class MultiHeadAttention(KernelLayer):
         key = value if key is None else key
         masks = query_mask, value_mask, key_mask, attention_mask
         order = use_causal_mask, self.sliding_window
-        axes = self._axes(query.shape)
+        axes = heads.attended_axes(self.attention_axes, query.shape)
         mask = joint_mask(query, key, axes, self.num_heads, *masks, *order)
         keys, values = self.keys_and_values(value, key)
         return self.attend(query, keys, values, mask, return_attention_scores, training)
@@ -188,12 +186,9 @@ class MultiHeadAttention(KernelLayer):
         Returns:
             Two tensors `(batch, ..., num_heads, head size)`.
         """
-        key, value = (self._floating(x) for x in (value if key is None else key, value))
+        key = value if key is None else key  # either may be of integers, which not all project
+        key, value = (ops.cast(x, self.compute_dtype) for x in (key, value))
         return self.key_dense(key), self.value_dense(value)
-
-    def _floating(self, x):
-        """Casts integers, which the projections of some backends refuse."""
-        return ops.cast(x, self.compute_dtype)
 
     def attend(self, query, keys, values, mask=None, return_attention_scores=False, training=None):
         """Attends to what `keys_and_values` gave; the layer must be built.
@@ -206,13 +201,14 @@ class MultiHeadAttention(KernelLayer):
             return_attention_scores: Boolean, whether to return the scores too.
             training: Boolean, whether the dropout acts.
         """
-        query, axes = self._floating(query), self._axes(query.shape)
+        query = ops.cast(query, self.compute_dtype)
+        axes = heads.attended_axes(self.attention_axes, query.shape)
         query_heads, terms = self.query_dense(query), None
         if self.position_embedding is not None:
             terms = self.position_embedding.row_and_column_logits(query_heads)
-            terms = [flatten_pixels(x) for x in terms]
+            terms = [heads.flatten_pixels(x) for x in terms]
         outputs = attention(
-            *(to_sequence(x, axes) for x in (query_heads, keys, values)),
+            *(heads.to_sequence(x, axes) for x in (query_heads, keys, values)),
             mask=mask,
             relative_logits=terms,
             scale=self.key_dim**-0.5,
@@ -222,25 +218,19 @@ class MultiHeadAttention(KernelLayer):
             implementation=self._implementation(),
         )
         outputs, scores = outputs if return_attention_scores else (outputs, None)
-        outputs = from_sequence(outputs, ops.shape(query)[:-1], axes)
+        outputs = heads.from_sequence(outputs, ops.shape(query)[:-1], axes)
         if self.gate_dense is not None:
             outputs = outputs * self.gate_dense(query)
         outputs = self.output_dense(outputs)
         if scores is None:
             return outputs
-        shape = scores_shape(ops.shape(query), ops.shape(keys)[:-1], axes, self.num_heads)
+        shape = heads.scores_shape(ops.shape(query), ops.shape(keys)[:-1], axes, self.num_heads)
         return outputs, ops.reshape(scores, shape)
 
     def _implementation(self):
         if self.flash_attention is None:
             return "flash" if keras.config.is_flash_attention_enabled() else None
         return "flash" if self.flash_attention else "core"
-
-    def _axes(self, shape):
-        """Gives the attended axes, as non-negative numbers."""
-        if self.attention_axes is None:
-            return tuple(range(1, len(shape) - 1))
-        return tuple(axis + len(shape) if axis < 0 else axis for axis in self.attention_axes)
 
     def _check_shapes(self, query_shape, value_shape, key_shape):
         shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
@@ -252,7 +242,7 @@ class MultiHeadAttention(KernelLayer):
                     f"query={tuple(query_shape)}"
                 )
         checks.same_axes("value", value_shape, "key", key_shape, range(len(key_shape) - 1))
-        axes = self._axes(query_shape)
+        axes = heads.attended_axes(self.attention_axes, query_shape)
         if len({*axes} & {*range(1, len(query_shape) - 1)}) < len(axes):
             raise ValueError(
                 "`attention_axes` must be axes between the batch and the channels, each once. "
@@ -273,15 +263,18 @@ class MultiHeadAttention(KernelLayer):
         self._check_shapes(query_shape, value_shape, key_shape)
         return (*query_shape[:-1], *(self._output_axes or (query_shape[-1],)))
 
-    def compute_output_spec(
-        self, query, value, key=None, return_attention_scores=False, **arguments
-    ):
+    def compute_output_spec(self, query, value, key=None, return_attention_scores=False, **rest):
         key = value if key is None else key
         shape = self.compute_output_shape(query.shape, value.shape, key.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return outputs
-        shape = scores_shape(query.shape, key.shape, self._axes(query.shape), self.num_heads)
+        shape = heads.scores_shape(
+            query.shape,
+            key.shape,
+            heads.attended_axes(self.attention_axes, query.shape),
+            self.num_heads,
+        )
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):

@@ -41,6 +41,13 @@ def flatten_pixels(x):
     return reshape(x, (batch, heads, height * width, size))
 
 
+def attended_axes(axes, shape):
+    """Gives the axes as non-negative numbers; None are all between the batch and the channels."""
+    if axes is None:
+        return tuple(range(1, len(shape) - 1))
+    return tuple(axis + len(shape) if axis < 0 else axis for axis in axes)
+
+
 def to_sequence(x, axes):
     """Turns `(B, ..., N, D)` into `(B', N, T, D)`: `axes` become T, the other axes B'."""
     count = len(x.shape) - 2
