@@ -222,7 +222,7 @@ class MultiHeadAttention(KernelLayer):
         if self.gate_dense is not None:
             outputs = outputs * self.gate_dense(query)
         outputs = self.output_dense(outputs)
-        if scores is None:
+        if not return_attention_scores:
             return outputs
         shape = heads.scores_shape(ops.shape(query), ops.shape(keys)[:-1], axes, self.num_heads)
         return outputs, ops.reshape(scores, shape)
