@@ -141,12 +141,11 @@ class MultiHeadAttention(KernelLayer):
 
     def _project(self, name, shape, num_bound, output, activation=None):
         """Makes a projection of the last `num_bound` axes of a shape to the axes `output`."""
-        letters = string.ascii_lowercase
-        split = len(shape) - num_bound
-        free, bound = letters[:split], letters[split : len(shape)]
+        letters = string.ascii_lowercase[: len(shape)]
+        free, bound = letters[:-num_bound], letters[-num_bound:]
         new = string.ascii_uppercase[: len(output)]
         names = "`num_heads`, `key_dim`, `value_dim` and `output_shape`"
-        checks.weight(names, *shape[split:], *output)
+        checks.weight(names, *shape[-num_bound:], *output)
         dense = keras.layers.EinsumDense(
             f"{free}{bound},{bound}{new}->{free}{new}",
             output_shape=(*([None] * (len(free) - 1)), *output),
