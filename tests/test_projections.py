@@ -1,4 +1,4 @@
-"""Projections quantize, reload and get low-rank adapters; attention recomputes under `RematScope`."""
+"""Projections quantize, reload and get adapters; attention recomputes under `RematScope`."""
 
 import keras
 import numpy as np
