@@ -1,4 +1,4 @@
-"""Projections quantize, reload and get low-rank adapters; layers recompute under `RematScope`."""
+"""Projections quantize, reload and get adapters; attention recomputes under `RematScope`."""
 
 import keras
 import numpy as np
@@ -146,17 +146,21 @@ def test_lora_refuses_what_it_cannot_adapt():
     assert projections.enable_lora(model, 1, lambda layer: layer.name == "top")[0].path == "top"
 
 
-def test_layers_recompute_under_a_remat_scope():
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="In TensorFlow's graphs, Keras' scope raises where a layer is called with keywords",
+)
+def test_attention_recomputes_under_a_remat_scope():
     losses = []
     for mode in (None, "full"):
         keras.utils.set_random_seed(0)
+        inputs = keras.Input((6, 5, 4))
         with keras.RematScope(mode=mode):
-            model = small_model()
+            x = LocalSelfAttention2D(8, 3, num_heads=2)(inputs)
+            x = AugmentedConv2D(8, 3, num_heads=2, min_key_dim=2, value_ratio=0.5)(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
         randomize(model)
         model.compile(keras.optimizers.SGD(0.1), LOSS, jit_compile=JIT)
-        if mode is not None and keras.backend.backend() == "tensorflow":
-            with pytest.raises(ValueError, match="custom_gradient"):  # Keras' own scope, in a graph
-                model.train_on_batch(IMAGES, LABELS)
-            return
         losses.append([model.train_on_batch(IMAGES, LABELS) for _ in range(3)])
     np.testing.assert_allclose(*losses, rtol=1e-4)
