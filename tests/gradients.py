@@ -51,7 +51,7 @@ def _tensorflow(layer, inputs, factors):
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         loss = tf.reduce_sum(layer(*tensors, **_arguments(layer)) * factors)
-    groups = tape.gradient(loss, [tensors, weights])
+    groups = tape.gradient(loss, [tensors, weights], None, tf.UnconnectedGradients.ZERO)
     return [[tf.convert_to_tensor(g) for g in group] for group in groups]
 
 
@@ -62,7 +62,7 @@ def _torch(layer, inputs, factors):
     tensors = [torch.tensor(x, device=device, requires_grad=True) for x in inputs]
     weights = [w.value for w in layer.trainable_variables]
     loss = (layer(*tensors, **_arguments(layer)) * torch.tensor(factors, device=device)).sum()
-    found = list(torch.autograd.grad(loss, [*tensors, *weights]))
+    found = list(torch.autograd.grad(loss, [*tensors, *weights], materialize_grads=True))
     return [found[: len(tensors)], found[len(tensors) :]]
 
 

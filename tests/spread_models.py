@@ -53,11 +53,16 @@ def train_on_tokens():
 
 
 def on_jax(folder):
+    import jax
+
     # JAX reads it when it is first asked for its devices.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    flags = "--xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    # Simulated devices share their threads: two steps at a time would wait for each other.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     np.savez(folder / "one.npz", **train_on_images())
     np.savez(folder / "one_transformer.npz", **train_on_tokens())
-    for name, ways in (("data", {}), ("all", {"channels": 2, "rows": 2})):
+    for name, ways in (("data", {}), ("rows", {"rows": 4}), ("channels", {"channels": 4})):
         keras.distribution.set_distribution(distribution.parallel(**ways))
         np.savez(folder / f"{name}.npz", **train_on_images())
     keras.distribution.set_distribution(distribution.parallel(channels=4))

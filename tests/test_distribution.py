@@ -15,7 +15,12 @@ from keras_visattn import distribution, layers, models
 BACKEND = keras.backend.backend()
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="Keras distributes on JAX only")
 SPREAD = {
-    "jax": {"data": "one", "all": "one", "heads_transformer": "one_transformer"},
+    "jax": {
+        "data": "one",
+        "rows": "one",
+        "channels": "one",
+        "heads_transformer": "one_transformer",
+    },
     "tensorflow": {"mirrored": "one"},
     "torch": {"processes": "one"},
 }[BACKEND]

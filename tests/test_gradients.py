@@ -1,11 +1,20 @@
 """The gradients of every layer against finite differences of the float64 oracle."""
 
+import os
+import subprocess
+import sys
+
+import keras
 import numpy as np
 import pytest
+import saved_gradients
+from cases import CASES as ALL_CASES
 from gradients import gradients
 from reference import REFERENCES
+from saved_gradients import example_of, flat, float64, loss_of
 from test_reference import AUGMENTED, LOCAL, STEM, build, label, sample
 
+BACKEND = keras.backend.backend()
 STEP = 1e-5
 COORDINATES = 12
 
@@ -88,3 +97,52 @@ def test_gradients_of_relative_position_embedding(tables):
 def test_gradients_of_multi_head_attention(shapes, settings):
     inputs = [sample(1, *shape, seed=i) for i, shape in enumerate(shapes)]
     assert_gradients("MultiHeadAttention", {**HEADS, **settings}, inputs, joined=True)
+
+
+@pytest.fixture(scope="module")
+def gradients_of_tensorflow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gradients")
+    command = [sys.executable, saved_gradients.__file__, folder]
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, check=True)
+    return [list(np.load(folder / f"{n}.npz").values()) for n in range(len(ALL_CASES))]
+
+
+each_case = pytest.mark.parametrize(
+    "index", range(len(ALL_CASES)), ids=lambda index: str(ALL_CASES[index])
+)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras has float64 on TensorFlow only")
+@each_case
+def test_gradients_in_float64_are_slopes(index):
+    case = ALL_CASES[index]
+    with float64():
+        layer, inputs, factors = example_of(case)
+        found = flat(gradients(layer, inputs, factors))
+        slope, expected = slopes(layer, inputs, factors, found, tokens="Token" in case.layer)
+    assert {x.dtype.name for x in found} == {"float64"}
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_case
+def test_gradients_are_those_in_float64_on_tensorflow(index, gradients_of_tensorflow):
+    found = flat(gradients(*example_of(ALL_CASES[index], "float32")))
+    for x, exact in zip(found, gradients_of_tensorflow[index], strict=True):
+        np.testing.assert_allclose(x, exact, rtol=1e-3, atol=1e-4 * max(1, np.abs(exact).max()))
+
+
+def slopes(layer, inputs, factors, found, tokens):
+    """The loss's slope in a direction of all inputs and weights: by difference, by gradients."""
+    draw, weights = np.random.default_rng(6), layer.trainable_variables
+    values = [*inputs, *(keras.ops.convert_to_numpy(w.value) for w in weights)]
+    directions = [draw.normal(size=x.shape) for x in values]
+    if tokens:  # which are whole numbers
+        directions[0][:] = 0
+    losses = []
+    for step in (1e-6, -1e-6):
+        moved = [x + step * d for x, d in zip(values, directions, strict=True)]
+        for weight, value in zip(weights, moved[len(inputs) :], strict=True):
+            weight.assign(value)
+        losses.append(loss_of(layer, moved[: len(inputs)], factors))
+    expected = sum((g * d).sum() for g, d in zip(found, directions, strict=True))
+    return (losses[0] - losses[1]) / 2e-6, expected

@@ -31,6 +31,10 @@ def _pool(count):
     return ThreadPoolExecutor(count)
 
 
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def processors():
     """How many processors this process may use."""
     try:
