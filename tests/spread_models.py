@@ -55,9 +55,10 @@ def train_on_tokens():
 def on_jax(folder):
     import jax
 
-    # JAX reads it when it is first asked for its devices.
+    # JAX reads them when it is first asked for its devices.
     flags = "--xla_force_host_platform_device_count=8"
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    os.environ["NPROC"] = "64"  # threads: a device that waits for the others holds one or more
     # Simulated devices share their threads: two steps at a time would wait for each other.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     np.savez(folder / "one.npz", **train_on_images())

@@ -56,7 +56,7 @@ NETWORKS = {
     "augmented": lambda: models.ResNet(26, "augmented", filters=32, classes=8, value_ratio=0.25),
     "local": lambda: models.ResNet(26, "local", filters=16, classes=8, stem="attention"),
     "wide_resnet": lambda: models.WideResNet(10, 1, "bam", classes=8, reduction_ratio=4),
-    "mnasnet": lambda: models.MnasNet(width=0.5, classes=8),
+    "mnasnet": lambda: models.MnasNet(classes=8),
     "transformer": lambda: models.Transformer(64, 1, 16, 32, num_heads=4),
     "retinanet": lambda: models.RetinaNet(models.ResNet(18, filters=16), classes=8),
 }

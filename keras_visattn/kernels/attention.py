@@ -23,7 +23,8 @@ def pays(query, key, value, rule):
             that the loops win from there on. A length that is unknown counts as long.
     """
     lengths = query.shape[2], key.shape[2]
-    length = math.inf if None in lengths else math.sqrt(math.prod(lengths))
+    known = all(isinstance(length, int) for length in lengths)  # neither None nor a symbol
+    length = math.sqrt(math.prod(lengths)) if known else math.inf
     size = max(query.shape[3], value.shape[3])
     return any(length >= least and size <= largest for least, largest in rule)
 

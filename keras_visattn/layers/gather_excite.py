@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_visattn.layers.image_layer import ImageGate
 from keras_visattn.ops import checks
-from keras_visattn.ops.windows import average_pool_2d
+from keras_visattn.ops.windows import average_pool_2d, repeat_pixels
 from keras_visattn.typing import ImageGateArguments, Tensor
 
 
@@ -154,8 +154,7 @@ class GatherExcite(ImageGate):
         gate = self.sigmoid(logits)
         if self.extent is not None:
             _, height, width, _ = ops.shape(x)
-            gate = ops.repeat(ops.repeat(gate, self.extent, axis=1), self.extent, axis=2)
-            gate = gate[:, :height, :width]
+            gate = repeat_pixels(gate, self.extent, height, width)
         return self.from_channels_last(gate)
 
     def _gather(self, x, training):

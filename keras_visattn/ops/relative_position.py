@@ -46,7 +46,7 @@ def resize_table(
     offsets = ops.arange(0, 2 * size - 1, dtype="int32") - (size - 1)
     if extrapolation == "clip" or (known is not None and known - 1 <= reach):
         return ops.take(table, ops.clip(offsets, -reach, reach) + reach, axis=0)
-    stretched = ops.maximum(size - 1, max(reach, 1))
+    stretched = ops.cast(ops.maximum(size - 1, max(reach, 1)), "int32")
     return sample_linear(table, offsets * reach + reach * stretched, stretched, axis=0)
 
 

@@ -64,6 +64,14 @@ def average_pool_2d(x, pool_size, strides, before=None):
     return _pool(ops.pad(x, widths), pool_size, strides) / covered
 
 
+def repeat_pixels(x, times, height, width):
+    """Repeats the pixels of `(B, H', W', C)` along both axes, and cuts the map to a size."""
+    for axis, size in ((1, height), (2, width)):
+        known = kernels.known_size(size)
+        x = ops.repeat(x, times if known is None else min(times, known), axis=axis)
+    return x[:, :height, :width]
+
+
 def _windows(size, pool_size, strides, before):
     """Gives the pool's size, its stride and its border along an axis."""
     known = kernels.known_size(size)
