@@ -54,7 +54,8 @@ NEEDED = {  # what has no default, or one that small maps do not bear
     },
     "LocalSelfAttention2D": {"filters": some([4, 8, 12]), "num_heads": heads},
     "LocalAttentionStem2D": {"filters": some([4, 8]), "num_heads": heads},
-    "MultiHeadAttention": {"num_heads": heads, "key_dim": some([1, 3])},
+    # Keras takes a bias of heads of one channel for one of channels on TensorFlow.
+    "MultiHeadAttention": {"num_heads": heads, "key_dim": some([2, 3])},
     "TransformerEncoderBlock": BLOCK,
     "TransformerDecoderBlock": BLOCK,
     "TokenEmbedding": {"input_dim": some([1, 5]), "output_dim": some([1, 4])},
@@ -117,7 +118,7 @@ OPTIONAL = {
         "use_bias": flag,
     },
     "MultiHeadAttention": {
-        "value_dim": some([None, 1, 4]),
+        "value_dim": some([None, 2, 4]),
         "dropout": some([0.0, 0.5, 1]),
         "use_bias": flag,
         "output_shape": some([None, 1, 5, (3,)]),

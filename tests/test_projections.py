@@ -47,7 +47,8 @@ def test_a_quantized_layer_is_made_again_from_its_config(name, mode):
     config = keras.saving.serialize_keras_object(layer)
     config["config"]["name"] = "another+name"
     again = keras.saving.deserialize_keras_object(config)
-    again.build(*case.shapes)
+    if not again.built:
+        again.build(*case.shapes)
     assert list(modes(again).values()) == list(modes(layer).values())
     assert [x.dtype for x in again.weights] == [x.dtype for x in layer.weights]
 
