@@ -1,7 +1,8 @@
 """Sets every layer beside its paper, its file, and its cost against a convolution of 3x3.
 
 `python examples/layer_costs.py docs/benchmarks/cpu.json --write README.md` makes the table of
-that page again. Operations are counted here; times are those of `benchmark.py --group layers`.
+that page again. Operations are counted here; times are those of `benchmark.py --group layers`, if
+the file has them.
 """
 
 import argparse
@@ -74,6 +75,8 @@ def table(records):
                 count = multiply_adds(COSTED[name]) / convolution
                 cost = "below 0.01" if count < 0.01 else f"{count:.2g}"
             lines.append([f"`{name}`", paper, f"`{file}`", cost, times(records, name)])
+    if not any(line[-1] for line in lines[2:]):  # nothing was measured
+        lines = [line[:-1] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
