@@ -6,10 +6,11 @@ import importlib
 import jax
 import keras
 
-from keras_visattn.kernels import attention, blocks, windows
+from keras_visattn.kernels import windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
-LOOPS_WIN = ((128, 64),)  # from which length on, for heads up to which size
+# From which length on the loops beat the formula, for heads up to which size.
+LOOPS_WIN = LOOPS_WIN_WITH_TERMS = ((128, 64),)
 
 
 def devices():
@@ -45,47 +46,7 @@ def fused_attention(query, key, value, mask, scale):
     raise NotImplementedError("XLA fuses the formula: no kernel was measured to beat it.")
 
 
-def window_attention(query, key, value, row_table, column_table, window, otherwise):
-    """Attends from each pixel to its window; arguments as of `windows.forward`, and one more.
-
-    Args:
-        otherwise: As of `_in_loops`, a function of the first five arguments.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    tensors = query, key, value, row_table, column_table
-    return _in_loops(windows, *tensors, window=window, otherwise=otherwise)
-
-
-def block_attention(query, key, value, block, otherwise):
-    """Attends from each pixel to its block; arguments as of `blocks.forward`, and one more.
-
-    Args:
-        otherwise: As of `_in_loops`, a function of the first three arguments.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    return _in_loops(blocks, query, key, value, block=block, otherwise=otherwise)
-
-
-def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
-    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
-
-    Args:
-        otherwise: As of `_in_loops`, a function of `(query, key, value, *terms)`.
-        any_shape: Boolean, whether to serve also where the formula is faster.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`, and where the formula is faster.
-    """
-    if not (any_shape or attention.pays(query, key, value, LOOPS_WIN)):
-        raise NotImplementedError
-    return _in_loops(attention, query, key, value, *terms, scale=scale, otherwise=otherwise)
-
-
-def _in_loops(work, *tensors, otherwise, **settings):
+def in_loops(work, *tensors, otherwise, **settings):
     """Calls the loops of a module; the third tensor gives the dtype.
 
     Args:
@@ -143,11 +104,6 @@ def compiled(function):
 def fuses_operations():
     """XLA compiles all programs, and eager operations one by one."""
     return True
-
-
-def known_size(size):
-    """Gives a size as an integer, `None` if it is a symbol."""
-    return size if isinstance(size, int) else None
 
 
 def traces_for_export():

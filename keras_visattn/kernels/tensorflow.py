@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
-from keras_visattn.kernels import attention, blocks, windows
+from keras_visattn.kernels import windows
 from keras_visattn.kernels.loops import NO_LOOPS
 
 # From which length on the loops beat the formula, for heads up to which size.
@@ -50,38 +50,8 @@ def fused_attention(query, key, value, mask, scale):
     raise NotImplementedError("TensorFlow has no fused attention.")
 
 
-def window_attention(query, key, value, row_table, column_table, window, otherwise):
-    """Attends from each pixel to its window; arguments as of `windows.forward`.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    return _in_loops(windows, query, key, value, row_table, column_table, window=window)
-
-
-def block_attention(query, key, value, block, otherwise):
-    """Attends from each pixel to its block; arguments as of `blocks.forward`.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    return _in_loops(blocks, query, key, value, block=block)
-
-
-def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
-    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`, and where the formula is faster.
-    """
-    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
-    if not (any_shape or attention.pays(query, key, value, rule)):
-        raise NotImplementedError
-    return _in_loops(attention, query, key, value, *terms, scale=scale)
-
-
-def _in_loops(work, *tensors, **settings):
-    """Calls the loops of a module; the third tensor gives the dtype.
+def in_loops(work, *tensors, otherwise, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype. Nothing asks for `otherwise`.
 
     The loops serve in the graphs of Keras' trainer and in those that a gradient tape watches. Any
     other graph may be meant to be saved for another process, which cannot call them.
@@ -177,11 +147,6 @@ def compiled(function):
 def fuses_operations():
     """Where XLA compiles the graph."""
     return _compiled_by_xla()
-
-
-def known_size(size):
-    """Gives a size as an integer, `None` if it is unknown until the program runs."""
-    return size if isinstance(size, int) else None
 
 
 def traces_for_export():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as nn
 from torch.utils.checkpoint import checkpoint
 
-from keras_visattn.kernels import attention, blocks, gates, windows
+from keras_visattn.kernels import gates, windows
 from keras_visattn.kernels.loops import NO_LOOPS
 from keras_visattn.kernels.torch_gates import refine as refine
 
@@ -81,38 +81,8 @@ def _padded(x, size):
     return nn.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
 
 
-def window_attention(query, key, value, row_table, column_table, window, otherwise):
-    """Attends from each pixel to its window; arguments as of `windows.forward`.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    return _in_loops(windows, query, key, value, row_table, column_table, window=window)
-
-
-def block_attention(query, key, value, block, otherwise):
-    """Attends from each pixel to its block; arguments as of `blocks.forward`.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`.
-    """
-    return _in_loops(blocks, query, key, value, block=block)
-
-
-def attention_in_loops(query, key, value, terms, scale, otherwise, any_shape):
-    """Averages the values as `ops.attention` does, the terms of rows and columns beside the heads.
-
-    Raises:
-        NotImplementedError: As of `_in_loops`, and where the fused kernel is faster.
-    """
-    rule = LOOPS_WIN_WITH_TERMS if terms else LOOPS_WIN
-    if not (any_shape or attention.pays(query, key, value, rule)):
-        raise NotImplementedError
-    return _in_loops(attention, query, key, value, *terms, scale=scale)
-
-
-def _in_loops(work, *tensors, **settings):
-    """Calls the loops of a module; the third tensor gives the dtype.
+def in_loops(work, *tensors, otherwise, **settings):
+    """Calls the loops of a module; the third tensor gives the dtype. Nothing asks for `otherwise`.
 
     Raises:
         NotImplementedError: If the tensors are not plain ones on the CPU or are of float64, if
@@ -171,11 +141,6 @@ def compiled(function):
 def fuses_operations():
     """Each operation runs by itself."""
     return False
-
-
-def known_size(size):
-    """Gives a size as an integer, `None` if it is a symbol or a tensor that a trace follows."""
-    return size if isinstance(size, int) else None
 
 
 def traces_for_export():

@@ -5,7 +5,7 @@ import math
 from keras import ops
 
 from keras_visattn import kernels
-from keras_visattn.ops.windows import divide_up
+from keras_visattn.ops.windows import divide_up, known_size
 
 
 def in_chunks(function, tensors, shared, cost):
@@ -45,7 +45,7 @@ def in_chunks(function, tensors, shared, cost):
 
 def cost_of(*sizes):
     """The product of sizes, `None` if one is unknown."""
-    sizes = [kernels.known_size(size) for size in sizes]
+    sizes = [known_size(size) for size in sizes]
     return None if None in sizes else math.prod(sizes)
 
 

@@ -75,7 +75,8 @@ def local_attention_2d(
     _check_embeddings(embeddings, kernel_size, query.shape[-1])
     if padding == "valid":
         query = _queries_with_whole_windows(query, kernel_size, dilation_rate)
-    tensors = query, key, value, *_tables(embeddings, kernel_size, query)
+    row_table, column_table = _tables(embeddings, kernel_size, query)
+    tensors = query, key, value, row_table, column_table
 
     def attend_in_tiles(query, key, value, *tables):
         cuts = [

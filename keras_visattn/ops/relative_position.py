@@ -7,10 +7,10 @@ product of queries and keys then holds the relative logits too. No tensor of (H 
 
 from keras import ops
 
-from keras_visattn import kernels
 from keras_visattn.ops import checks
 from keras_visattn.ops.heads import flatten_pixels
 from keras_visattn.ops.interpolation import sample_linear
+from keras_visattn.ops.windows import known_size
 from keras_visattn.typing import Extrapolation, Tensor
 
 
@@ -39,7 +39,7 @@ def resize_table(
             "`table` must have the shape (2 * length - 1, head size). "
             f"Received: table={tuple(table.shape)}"
         )
-    known = kernels.known_size(size)
+    known = known_size(size)
     if known is not None and rows == 2 * known - 1:
         return table
     reach = (rows - 1) // 2

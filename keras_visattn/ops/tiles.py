@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_visattn import kernels
 from keras_visattn.ops.heads import reshape
-from keras_visattn.ops.windows import divide_up
+from keras_visattn.ops.windows import divide_up, known_size
 
 
 class Cut(NamedTuple):
@@ -28,7 +28,7 @@ def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
     A short axis is one tile, whose keys are the axis itself: no key is copied or added. A tile is
     at least half a window long, so that no key is in many tiles.
     """
-    num_queries, num_keys = kernels.known_size(num_queries), kernels.known_size(num_keys)
+    num_queries, num_keys = known_size(num_queries), known_size(num_keys)
     centre = (kernel_size - 1) * dilation_rate // 2
     queries = max(kernels.tile_length(), centre + 1)
     if num_queries is not None:

@@ -2,7 +2,10 @@
 
 from keras import ops
 
-from keras_visattn import kernels
+
+def known_size(size):
+    """Gives a size as an integer; `None` if it is unknown, a symbol, or traced by the backend."""
+    return size if isinstance(size, int) else None
 
 
 def divide_up(length, size):
@@ -67,14 +70,14 @@ def average_pool_2d(x, pool_size, strides, before=None):
 def repeat_pixels(x, times, height, width):
     """Repeats the pixels of `(B, H', W', C)` along both axes, and cuts the map to a size."""
     for axis, size in ((1, height), (2, width)):
-        known = kernels.known_size(size)
+        known = known_size(size)
         x = ops.repeat(x, times if known is None else min(times, known), axis=axis)
     return x[:, :height, :width]
 
 
 def _windows(size, pool_size, strides, before):
     """Gives the pool's size, its stride and its border along an axis."""
-    known = kernels.known_size(size)
+    known = known_size(size)
     if known is not None and strides >= known and (before is None or pool_size - before >= known):
         return known, known, (0, 0)  # one window holds the whole axis: no need of a border
     return pool_size, strides, _border(size, pool_size, strides, before)
