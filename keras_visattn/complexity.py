@@ -10,6 +10,7 @@ import keras
 
 from keras_visattn import multiply_adds
 from keras_visattn.ops import checks
+from keras_visattn.tables import aligned
 from keras_visattn.typing import Shape
 
 
@@ -74,9 +75,7 @@ class Profile:
             table.append((row.name, row.class_name, shape, parameters, count))
         note = f"{missing} not counted" if missing else ""
         table.append(("total", "", note, f"{self.parameters:,}", f"{factor * self.macs:,}"))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True))
-        return "\n".join(form.format(*cells) for cells in table)
+        return aligned(table, "<<<>>")
 
     def __str__(self) -> str:
         return self.table()

@@ -1,5 +1,7 @@
 """Spreads a model over devices: the batch, the rows of its maps, the heads and channels."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_visattn import kernels
@@ -19,7 +21,9 @@ SHARDED = {  # what a variable's path ends with, and which of its axes is shared
 }
 
 
-def layout_map(device_mesh, axis="channels"):
+def layout_map(
+    device_mesh: keras.distribution.DeviceMesh, axis: str = "channels"
+) -> keras.distribution.LayoutMap:
     """Makes the layouts of the variables of all networks and layers of this package.
 
     `MultiHeadAttention`, and with it the blocks of the Transformer, is shared out by heads, each
@@ -48,7 +52,9 @@ def layout_map(device_mesh, axis="channels"):
     return layouts
 
 
-def parallel(channels=1, rows=1, devices=None):
+def parallel(
+    channels: int = 1, rows: int = 1, devices: Sequence[str] | None = None
+) -> keras.distribution.ModelParallel:
     """Makes a distribution over devices, for `keras.distribution.set_distribution`.
 
     `channels` devices share the heads and channels of every layer, as `layout_map` says, `rows`

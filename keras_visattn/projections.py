@@ -1,11 +1,15 @@
 """The dense projections of a model: low-rank adapters for them, and what is quantized."""
 
 import dataclasses
+import math
 import re
+from collections.abc import Callable
 
 import keras
 
+from keras_visattn.layers.kernel_layer import policy_of
 from keras_visattn.ops import checks
+from keras_visattn.tables import aligned
 
 DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 
@@ -39,29 +43,27 @@ class Report:
         left_alone: List of `Row`, the others.
     """
 
-    rows: list
+    rows: list[Row]
 
     @property
-    def quantized(self):
+    def quantized(self) -> list[Row]:
         return [row for row in self.rows if row.mode is not None]
 
     @property
-    def left_alone(self):
+    def left_alone(self) -> list[Row]:
         return [row for row in self.rows if row.mode is None]
 
-    def __str__(self):
+    def __str__(self) -> str:
         cells = [("layer", "class", "quantized", "bytes")]
         for row in self.rows:
             cells.append((row.path, row.class_name, row.mode or "left alone", f"{row.bytes:,}"))
         total = sum(row.bytes for row in self.rows)
         share = f"{len(self.quantized)} of {len(self.rows)}"
         cells.append(("total", "", share, f"{total:,}"))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>", widths, strict=True))
-        return "\n".join(form.format(*line) for line in cells)
+        return aligned(cells, "<<<>")
 
 
-def report(model):
+def report(model: keras.layers.Layer) -> Report:
     """Says which layers of a model `model.quantize` reached, and which it left alone.
 
     Keras quantizes `Dense`, `EinsumDense` and `Embedding` layers, in this package's layers too,
@@ -85,16 +87,10 @@ def report(model):
         below = {id(x) for sub in layer._flatten_layers(include_self=False) for x in sub.variables}
         own = [x for x in layer.weights if id(x) not in below and "seed" not in x.path]
         if own:
-            size = sum(_bits(x.dtype) * _count(x.shape) for x in own) // 8
-            rows.append(Row(layer.path, type(layer).__name__, _mode(layer), size))
+            size = sum(_bits(x.dtype) * math.prod(x.shape) for x in own) // 8
+            mode = policy_of(layer).quantization_mode
+            rows.append(Row(layer.path, type(layer).__name__, mode, size))
     return Report(rows)
-
-
-def _mode(layer):
-    policy = layer.dtype_policy
-    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        policy = policy[layer.path]
-    return policy.quantization_mode
 
 
 def _bits(dtype):
@@ -102,14 +98,9 @@ def _bits(dtype):
     return int(digits[0]) if digits else 8
 
 
-def _count(shape):
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def enable_lora(model, rank, match=None):
+def enable_lora(
+    model: keras.Model, rank: int, match: Callable[[keras.layers.Layer], bool] | None = None
+) -> list[keras.layers.Layer]:
     """Adds low-rank adapters to the projections of this package's layers; all else is frozen.
 
     A projection `x @ W` becomes `x @ W + x @ A @ B` with `A` and `B` of the given rank; `B` starts

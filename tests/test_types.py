@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from building import PUBLIC_LAYERS, signature_of
 
-from keras_visattn import complexity, layers, models, ops, surgery, visualize, weights
+from keras_visattn import (
+    complexity,
+    distribution,
+    layers,
+    models,
+    ops,
+    projections,
+    surgery,
+    visualize,
+    weights,
+)
 from keras_visattn.surgery import reporting
 
 ROOT = Path(__file__).parents[1]
@@ -22,9 +32,13 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="types are the same under every backend"
 )
 
+MODULES = (
+    *(complexity, distribution, layers, models, ops, projections, surgery, visualize, weights),
+    reporting,
+)
 PUBLIC = {
     f"{module.__name__.partition('.')[2]}.{name}": value
-    for module in (complexity, layers, models, ops, surgery, visualize, weights, reporting)
+    for module in MODULES
     for name, value in vars(module).items()
     if not name.startswith("_")
     and (inspect.isclass(value) or inspect.isfunction(value))

@@ -18,6 +18,14 @@ KERNEL_ARGUMENTS = (
 )
 
 
+def policy_of(layer):
+    """Gives the dtype policy that a layer's own weights have."""
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        policy = policy[layer.path]
+    return policy
+
+
 class KernelLayer(keras.layers.Layer):
     """Abstract layer with the initializers, regularizers and constraints of kernels and biases.
 
@@ -74,9 +82,7 @@ class KernelLayer(keras.layers.Layer):
         default = getattr(self.dtype_policy, "default_policy", self.dtype_policy)
         policies = keras.dtype_policies.DTypePolicyMap(default)
         for layer in self._flatten_layers(include_self=False):
-            policy = layer.dtype_policy
-            if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-                policy = policy[layer.path]
+            policy = policy_of(layer)
             if policy.quantization_mode is not None:
                 path = layer.path.removeprefix(f"{self.path}/")
                 policies[f"(.*/)?{re.escape(path)}"] = policy

@@ -7,6 +7,7 @@ import keras
 
 from keras_visattn import complexity
 from keras_visattn.surgery.graph import hidden_convolutions
+from keras_visattn.tables import aligned
 from keras_visattn.typing import Shape
 
 
@@ -55,10 +56,7 @@ class Report:
             macs = "not counted" if change.macs is None else f"{change.macs:+,}"
             row = (change.path, f"{change.kind}: {classes}", f"{change.parameters:+,}", macs)
             table.append(row)
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<>>", widths, strict=True))
-        lines = [form.format(*row) for row in table]
-        lines.append(self.after.compare(self.before))
+        lines = [aligned(table, "<<>>"), self.after.compare(self.before)]
         if self.hidden:
             lines.append(f"hold convolutions out of reach: {', '.join(self.hidden)}")
         return "\n".join(lines)
