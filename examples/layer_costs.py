@@ -1,8 +1,7 @@
 """Sets every layer beside its paper, its file, and its cost against a convolution of 3x3.
 
 `python examples/layer_costs.py docs/benchmarks/cpu.json --write README.md` makes the table of
-that page again. Operations are counted here; times are those of `benchmark.py --group layers`, if
-the file has them.
+that page again. Operations are counted here; times are those of `benchmark.py --group layers`.
 """
 
 import argparse
@@ -60,7 +59,7 @@ def times(rows, name):
         if (row["group"], row["mode"], row["against"]) == ("layers", "train", "Conv2D")
         and row["subject"].removesuffix(" of the paper") == name
     }
-    return " / ".join(found.get(backend, "-") for backend in BACKENDS) if found else ""
+    return " / ".join(found[backend] for backend in BACKENDS) if found else ""
 
 
 def table(records):
@@ -75,8 +74,6 @@ def table(records):
                 count = multiply_adds(COSTED[name]) / convolution
                 cost = "below 0.01" if count < 0.01 else f"{count:.2g}"
             lines.append([f"`{name}`", paper, f"`{file}`", cost, times(records, name)])
-    if not any(line[-1] for line in lines[2:]):  # nothing was measured
-        lines = [line[:-1] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,8 +1,11 @@
 """The examples that `.ci/run` does not run by itself run to their end."""
 
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
+import exported
 import keras
 import numpy as np
 import pytest
@@ -133,7 +136,8 @@ def test_figures_are_drawn_in_both_schemes(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
         module.main()
     drawn = {path.name for path in tmp_path.iterdir()}
-    for name in (*figures.FIGURES, "time-kernel_size", "memory-kernel_size", "memory-side"):
+    measured = [f"{what}-{axis}" for what in ("time", "memory") for axis in ("kernel_size", "side")]
+    for name in (*figures.FIGURES, *measured):
         assert {f"{name}-light.svg", f"{name}-dark.svg"} <= drawn
 
 
@@ -161,13 +165,21 @@ def test_the_live_network_learns_and_is_exported(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the converters
-def test_export_compares_the_file_with_the_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(EXAMPLES)
+@pytest.mark.parametrize("file_format", exported.OFFERED[keras.backend.backend()])
+def test_an_exported_file_answers_and_is_served(file_format, tmp_path, monkeypatch, capsys):
     import export
 
-    arguments = ["--format", "onnx", "--epochs", "1", "--output", str(tmp_path)]
+    arguments = ["--format", file_format, "--epochs", "1", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
     export.main()
-    printed = capsys.readouterr().out
-    assert printed.count("largest difference") == 3 and "model.onnx" in printed
-    assert (tmp_path / "model.onnx").is_file()
+    printed, name = capsys.readouterr().out, export.FILES[file_format]
+    assert printed.count("largest difference") == 3 and name in printed
+    assert (tmp_path / name).exists()
+    commands = [
+        shlex.split(line.replace("runs/export", str(tmp_path)))
+        for line in exported.PAGE.read_text().splitlines()
+        if line.startswith("python -c") and f"runs/export/{name}'" in line
+    ]
+    assert len(commands) == 1
+    for _, *arguments in commands:
+        subprocess.run([sys.executable, *arguments], check=True)
