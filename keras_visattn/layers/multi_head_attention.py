@@ -268,12 +268,8 @@ class MultiHeadAttention(KernelLayer):
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return outputs
-        shape = heads.scores_shape(
-            query.shape,
-            key.shape,
-            heads.attended_axes(self.attention_axes, query.shape),
-            self.num_heads,
-        )
+        axes = heads.attended_axes(self.attention_axes, query.shape)
+        shape = heads.scores_shape(query.shape, key.shape, axes, self.num_heads)
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):
