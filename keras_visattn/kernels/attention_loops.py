@@ -8,20 +8,14 @@ the scores again. Logits and their sums are powers of 2, for which the exponenti
 
 import numba
 import numpy as np
-from numba.extending import intrinsic
+
+from keras_visattn.kernels.lines import HIDDEN, LN_2, LOG2_E, LOWEST, compiled, power_of_2
 
 BLOCK = 256  # length of a line: the queries that are worked on at a time, at most
 KEYS = 16  # at a time, at most; a multiple of four
-HIDDEN, LOWEST = np.float32(-1e30), np.float32(-1e29)
-LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
-
-# NaN and infinity keep their meaning: only the order of sums is free.
-_compiled = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
 
 
-@_compiled
+@compiled
 def forward(query, key, value, rows, columns, outputs, log_sums, scale, heads, first, end):
     """Attends from the queries `first` to `end` of some heads; arrays `(heads, length, size)`."""
     factor, width = scale * LOG2_E, columns.shape[2]
@@ -69,7 +63,7 @@ def forward(query, key, value, rows, columns, outputs, log_sums, scale, heads, f
                 log_sums[head, start + i] = largest[i] + np.log2(divisor)
 
 
-@_compiled
+@compiled
 def backward(read, written, scale, heads, first, end):
     """Gradients of what `forward` reads; those of keys and values are these queries' share."""
     query, key, value, rows, columns, outputs, log_sums, upstream = read
@@ -129,13 +123,13 @@ def backward(read, written, scale, heads, first, end):
                 to_value[head, k, channel] = to_values[k * value_size + channel]
 
 
-@_compiled
+@compiled
 def _whole(number, step):
     """The next multiple of a step."""
     return -(-number // step) * step
 
 
-@_compiled
+@compiled
 def _lay_out(sequence, start, stop, factor):
     """Lays out a part of a sequence `(T, D)` as lines, zeros up to a multiple of four lines."""
     lines = np.zeros(_whole(sequence.shape[1], 4) * BLOCK, np.float32)
@@ -145,7 +139,7 @@ def _lay_out(sequence, start, stop, factor):
     return lines
 
 
-@_compiled
+@compiled
 def _lay_back(lines, sequence, start, stop, factor):
     """Writes lines, as `_lay_out` makes them, to the part of the sequence."""
     for i in range(stop - start):
@@ -153,7 +147,7 @@ def _lay_back(lines, sequence, start, stop, factor):
             sequence[start + i, channel] = lines[channel * BLOCK + i] * factor
 
 
-@_compiled
+@compiled
 def _lay_out_keys(sequence):
     """Fills up a sequence `(S, D)` with zeros to multiples of four."""
     filled = np.zeros((_whole(sequence.shape[0], 4), _whole(sequence.shape[1], 4)), np.float32)
@@ -161,7 +155,7 @@ def _lay_out_keys(sequence):
     return filled
 
 
-@_compiled
+@compiled
 def _begin_logits(logits, terms, width, begin, count, length):
     """Begins the logits of keys by the terms of their rows and columns, or by zero."""
     if width == 0:
@@ -176,7 +170,7 @@ def _begin_logits(logits, terms, width, begin, count, length):
             line[i] = row_terms[i] + column_terms[i]
 
 
-@_compiled
+@compiled
 def _add_to_terms(slopes, to_terms, width, begin, count, length):
     """Adds the gradients of `_begin_logits`."""
     if width == 0:
@@ -191,7 +185,7 @@ def _add_to_terms(slopes, to_terms, width, begin, count, length):
             to_column[i] += slope[i]
 
 
-@_compiled
+@compiled
 def _find_largest(scores, count, largest, length):
     """Raises a line to the largest of several lines."""
     for k in range(0, count, 4):
@@ -205,7 +199,7 @@ def _find_largest(scores, count, largest, length):
             largest[i] = largest[i] if largest[i] > a else a
 
 
-@_compiled
+@compiled
 def _add_products(sums, count, factors, strides, lines, channels, length):
     """Adds lines times factors: `sums[j] += sum_c factors[j, c] * lines[c]`.
 
@@ -234,7 +228,7 @@ def _add_products(sums, count, factors, strides, lines, channels, length):
                 out[3 * BLOCK + i] += x0 * f30 + x1 * f31 + x2 * f32 + x3 * f33
 
 
-@_compiled
+@compiled
 def _add_sums(sums, firsts, count, seconds, channels, length):
     """Adds the products of lines, summed: `sums[j, c] += sum_i firsts[j, i] * seconds[c, i]`."""
     for j in range(0, count, 4):
@@ -262,38 +256,3 @@ def _add_four(sums, a, b, c, d):
     sums[1] += b
     sums[2] += c
     sums[3] += d
-
-
-@numba.njit(inline="always")
-def power_of_2(x):
-    """2 to a power that is at most 0, to the rounding of float32; 0 for powers below -126.
-
-    2 to a whole power adds to the exponent of 2 to what is left, between -1/2 and 1/2: the Taylor
-    series of that.
-    """
-    bounded = np.float32(-126) if x < np.float32(-126) else x
-    whole = np.floor(bounded + np.float32(0.5))
-    rest = bounded - whole
-    p = np.float32(1.3333558146428443e-3) + rest * np.float32(1.5403530393381609e-4)
-    p = np.float32(9.618129107628477e-3) + rest * p
-    p = np.float32(5.550410866482158e-2) + rest * p
-    p = np.float32(2.402265069591007e-1) + rest * p
-    p = np.float32(1) + rest * (LN_2 + rest * p)
-    power = _float_of_bits(_bits_of_float(p) + (np.int32(whole) << np.int32(23)))
-    return np.float32(0) if x < np.float32(-126) else power
-
-
-@intrinsic
-def _bits_of_float(typing, number):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.int32))
-
-    return numba.int32(numba.float32), generate
-
-
-@intrinsic
-def _float_of_bits(typing, number):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.float32))
-
-    return numba.float32(numba.int32), generate

@@ -2,21 +2,15 @@
 
 Blocks are laid out side by side: for each place in a block and each channel, a line of all blocks
 and heads. Each step does the same for all of a line. The gradient computes the scores again.
-
-The cache of what numba compiled sees no change in `attention_loops`: delete it after one there.
 """
 
 import numba
 import numpy as np
 
-from keras_visattn.kernels.attention_loops import HIDDEN, LN_2, LOG2_E, LOWEST, power_of_2
-
-_compiled = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
+from keras_visattn.kernels.lines import HIDDEN, LN_2, LOG2_E, LOWEST, compiled, power_of_2
 
 
-@_compiled
+@compiled
 def forward(query, key, value, outputs, log_sums, block, first, end):
     """Attends within the blocks `first` to `end`, counted through the images of a batch."""
     queries = _lay_out(query, block, first, end, LOG2_E)
@@ -52,7 +46,7 @@ def forward(query, key, value, outputs, log_sums, block, first, end):
     _lay_back(averages, outputs, block, first, end, np.float32(1))
 
 
-@_compiled
+@compiled
 def backward(read, written, block, first, end):
     """Writes the gradients of what `forward` reads."""
     query, key, value, outputs, log_sums, upstream = read
@@ -87,7 +81,7 @@ def backward(read, written, block, first, end):
     _lay_back(to_values, to_value, block, first, end, one)
 
 
-@_compiled
+@compiled
 def _logits(scores, query, keys, hidden):
     """Fills the logits of one place's queries and the keys of all places."""
     for k in range(scores.shape[0]):
@@ -97,7 +91,7 @@ def _logits(scores, query, keys, hidden):
         _add_products(line, query, keys[k])
 
 
-@_compiled
+@compiled
 def _add_products(sums, firsts, seconds):
     """Adds the products of two groups of lines, four at a time."""
     for c in range(0, firsts.shape[0], 4):
@@ -114,7 +108,7 @@ def _add_product(sums, factors, line):
         sums[i] += factors[i] * line[i]
 
 
-@_compiled
+@compiled
 def _lay_out(maps, block, first, end, factor):
     """Lays out blocks of `(B, H, W, N, D)` as lines, `(places, D, blocks * N)`.
 
@@ -134,7 +128,7 @@ def _lay_out(maps, block, first, end, factor):
     return lines
 
 
-@_compiled
+@compiled
 def _lay_back(lines, maps, block, first, end, factor):
     """Writes lines, as `_lay_out` makes them, to the maps."""
     (high, wide), heads = block, maps.shape[3]
@@ -149,7 +143,7 @@ def _lay_back(lines, maps, block, first, end, factor):
                         maps[image, top + y, left + x, head, channel] = entry
 
 
-@_compiled
+@compiled
 def _hide(maps, block, first, end):
     """Zero where a key is a pixel, `HIDDEN` where there is none: `(places, blocks * N)`."""
     (high, wide), heads = block, maps.shape[3]
@@ -162,7 +156,7 @@ def _hide(maps, block, first, end):
     return hidden
 
 
-@_compiled
+@compiled
 def _corner(maps, block, number):
     """The image of a block, its first row and column."""
     rows, columns = -(-maps.shape[1] // block[0]), -(-maps.shape[2] // block[1])

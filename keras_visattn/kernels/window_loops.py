@@ -8,16 +8,13 @@ The scores of a block of a row are all that exists at a time; the gradient compu
 import numba
 import numpy as np
 
-HIDDEN = np.float32(-1e30)
+from keras_visattn.kernels.lines import HIDDEN, LN_2, LOG2_E, compiled, power_of_2
+
 BLOCK = 256  # numbers of a line that are worked on at a time, at most
-
-# NaN and infinity keep their meaning: only the order of sums is free.
-_compiled = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
+ONE = np.float32(1)
 
 
-@_compiled
+@compiled
 def forward_band(query, key, value, outputs, log_sums, tables, window, start, end):
     (rows, columns), (row_step, column_step), (top, _) = window
     width, heads = query.shape[1:3]
@@ -36,11 +33,11 @@ def forward_band(query, key, value, outputs, log_sums, tables, window, start, en
                     logits = scores[a, b]
                     for i in range(size):
                         largest[i] = largest[i] if largest[i] > logits[i] else logits[i]
-            _weights(scores[seen[0] : seen[1]], largest)
             for a in range(*seen):
                 for b in range(columns):
                     weights = scores[a, b]
                     for i in range(size):
+                        weights[i] = power_of_2(weights[i] - largest[i])
                         total[i] += weights[i]
             for channel in range(values.shape[1]):
                 average = averages[y, channel, begin : begin + size]
@@ -52,11 +49,11 @@ def forward_band(query, key, value, outputs, log_sums, tables, window, start, en
                 for i in range(size):
                     average[i] /= total[i]
             for i in range(size):
-                log_sums[start + y, begin + i] = largest[i] + np.log(total[i])
-    _add_back(averages, outputs, start, 0)
+                log_sums[start + y, begin + i] = largest[i] + np.log2(total[i])
+    _add_back(averages, outputs, start, 0, ONE)
 
 
-@_compiled
+@compiled
 def backward_band(read, written, tables, to_tables, window, start, end):
     query, key, value, outputs, log_sums, upstream = read
     to_query, to_key, to_value = written
@@ -64,8 +61,8 @@ def backward_band(read, written, tables, to_tables, window, start, end):
     width, heads = query.shape[1:3]
     steps = row_step, column_step * heads
     queries, keys, values, hidden = _lay_out_band(query, key, value, window, start, end)
-    upstreams = _lay_out(upstream, start, end - start, 0, width)
-    averages = (upstreams * _lay_out(outputs, start, end - start, 0, width)).sum(axis=1)
+    upstreams = _lay_out(upstream, start, end - start, 0, width, ONE)
+    averages = (upstreams * _lay_out(outputs, start, end - start, 0, width, ONE)).sum(axis=1)
     to_queries = np.zeros_like(queries)
     to_keys = np.zeros_like(keys)
     to_values = np.zeros_like(values)
@@ -75,7 +72,7 @@ def backward_band(read, written, tables, to_tables, window, start, end):
             size = min(BLOCK, width * heads - begin)
             scores = np.empty((rows, columns, size), np.float32)
             _logits(scores, queries[y], begin, keys[y:], tables, hidden, seen, steps)
-            _weights(scores[seen[0] : seen[1]], log_sums[start + y, begin : begin + size])
+            log_sum = log_sums[start + y, begin : begin + size]
             slopes = np.zeros((rows, columns, size), np.float32)
             average = averages[y, begin : begin + size]
             for a in range(*seen):
@@ -89,6 +86,7 @@ def backward_band(read, written, tables, to_tables, window, start, end):
                 for b in range(columns):
                     to_column, slope, weights = to_column_terms[b], slopes[a, b], scores[a, b]
                     for i in range(size):
+                        weights[i] = power_of_2(weights[i] - log_sum[i])
                         slope[i] = weights[i] * (slope[i] - average[i])
                         to_row[i] += slope[i]
                         to_column[i] += slope[i]
@@ -110,12 +108,14 @@ def backward_band(read, written, tables, to_tables, window, start, end):
                     for channel in range(values.shape[1]):
                         to_line = to_values[there, channel, far]
                         _add_product(to_line, scores[a, b], upstreams[y, channel, near])
-    _add_back(to_queries, to_query, start, 0)
-    _add_back(to_keys, to_key, start - top, left)
-    _add_back(to_values, to_value, start - top, left)
+    for to_table in to_tables:
+        to_table *= LN_2
+    _add_back(to_queries, to_query, start, 0, ONE)
+    _add_back(to_keys, to_key, start - top, left, LN_2)
+    _add_back(to_values, to_value, start - top, left, ONE)
 
 
-@_compiled
+@compiled
 def _logits(logits, queries, begin, keys, tables, hidden, seen, steps):
     """Fills the logits `(rows, columns, size)` of a block of a row of queries, the seen rows."""
     rows, columns, size = logits.shape
@@ -132,34 +132,22 @@ def _logits(logits, queries, begin, keys, tables, hidden, seen, steps):
             _add_products(line, queries, begin, keys[a * steps[0]], begin + b * steps[1])
 
 
-@_compiled
-def _weights(logits, reference):
-    """Replaces logits `(rows, columns, size)` by the exponentials of their distance to a line."""
-    rows, columns, size = logits.shape
-    for a in range(rows):
-        for b in range(columns):
-            line = logits[a, b]
-            for i in range(size):
-                line[i] -= reference[i]
-    _exponentials(logits.reshape(-1), np.empty(logits.size, np.int32))
-
-
-@_compiled
+@compiled
 def _lay_out_band(query, key, value, window, start, end):
     """Lays out a band of queries, the keys and values that their windows touch, what is hidden."""
     (rows, columns), (row_step, column_step), (top, left) = window
     width, heads = query.shape[1:3]
     span, length = end - start + (rows - 1) * row_step, width + (columns - 1) * column_step
     return (
-        _lay_out(query, start, end - start, 0, width),
-        _lay_out(key, start - top, span, left, length),
-        _lay_out(value, start - top, span, left, length),
+        _lay_out(query, start, end - start, 0, width, LOG2_E),
+        _lay_out(key, start - top, span, left, length, ONE),
+        _lay_out(value, start - top, span, left, length, ONE),
         _hide_columns(width, heads, key.shape[1], columns, column_step, left),
     )
 
 
-@_compiled
-def _lay_out(image, start, count, left, width):
+@compiled
+def _lay_out(image, start, count, left, width, factor):
     """Lays out rows of `(H, W, N, D)` as lines `(count, D, width * N)`, zeros beyond the image.
 
     The channels are filled up to a multiple of four.
@@ -170,24 +158,24 @@ def _lay_out(image, start, count, left, width):
         for x in range(min(image_width, width - left)):
             for head in range(heads):
                 for channel in range(size):
-                    number = image[start + row, x, head, channel]
+                    number = image[start + row, x, head, channel] * factor
                     lines[row, channel, (left + x) * heads + head] = number
     return lines
 
 
-@_compiled
-def _add_back(lines, image, start, left):
+@compiled
+def _add_back(lines, image, start, left, factor):
     """Adds lines, as `_lay_out` makes them, to the image that they were laid out from."""
     height, width, heads, size = image.shape
     for row in range(max(0, -start), min(lines.shape[0], height - start)):
         for x in range(min(width, lines.shape[2] // heads - left)):
             for head in range(heads):
                 for channel in range(size):
-                    number = lines[row, channel, (left + x) * heads + head]
+                    number = lines[row, channel, (left + x) * heads + head] * factor
                     image[start + row, x, head, channel] += number
 
 
-@_compiled
+@compiled
 def _hide_columns(width, heads, key_width, columns, step, left):
     """Zero where a key is a pixel, `HIDDEN` where there is none: `(columns, width * N)`."""
     hidden = np.zeros((columns, width * heads), np.float32)
@@ -198,7 +186,7 @@ def _hide_columns(width, heads, key_width, columns, step, left):
     return hidden
 
 
-@_compiled
+@compiled
 def _visible_rows(y, key_height, rows, step, top):
     """The first row of a window that is in the image, and the end of those that are."""
     first, end = 0, rows
@@ -209,7 +197,7 @@ def _visible_rows(y, key_height, rows, step, top):
     return first, end
 
 
-@_compiled
+@compiled
 def _add_products(sums, near, begin, far, offset):
     """Adds the products of two groups of lines, one from `begin`, the other from `offset` on."""
     size = sums.size
@@ -234,7 +222,7 @@ def _add_product(sums, factors, line):
         sums[i] += factors[i] * line[i]
 
 
-@_compiled
+@compiled
 def _terms(lines, begin, table, products):
     """Products of a table's entries with the channels, a line for each entry."""
     for entry in range(table.shape[0]):
@@ -247,7 +235,7 @@ def _terms(lines, begin, table, products):
                 product[i] += factor * line[i]
 
 
-@_compiled
+@compiled
 def _differentiate_terms(lines, begin, table, upstream, to_lines, to_table):
     """Adds the gradients of `_terms`."""
     for entry in range(table.shape[0]):
@@ -261,28 +249,3 @@ def _differentiate_terms(lines, begin, table, upstream, to_lines, to_table):
                 to_line[i] += factor * up[i]
                 total += up[i] * line[i]
             to_table[entry, channel] += total
-
-
-@_compiled
-def _exponentials(numbers, powers):
-    """Replaces numbers by their exponentials, to the rounding of float32, in vector instructions.
-
-    The exponential is 2 to a whole power, whose bits are written to `powers`, times a polynomial of
-    what is left, between -ln(2) / 2 and ln(2) / 2 (its Taylor series, the last terms fitted).
-    Numbers below -87 give the exponential of -87, none is to be above 0.
-    """
-    scale = powers.view(np.float32)
-    for i in range(numbers.size):
-        x = np.float32(-87) if numbers[i] < np.float32(-87) else numbers[i]
-        whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-        powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        # ln(2) in two parts, so that nothing is rounded off
-        x = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
-        p = np.float32(1.3981999507e-3) + x * np.float32(1.9875691500e-4)
-        p = np.float32(8.3334519073e-3) + x * p
-        p = np.float32(4.1665795894e-2) + x * p
-        p = np.float32(1.6666665459e-1) + x * p
-        p = np.float32(5.0000001201e-1) + x * p
-        numbers[i] = np.float32(1) + x + x * x * p
-    for i in range(numbers.size):
-        numbers[i] *= scale[i]

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_visattn import kernels
 from keras_visattn.ops import checks, chunks
+from keras_visattn.ops.drawn_seed import DrawnSeed, draw
 from keras_visattn.ops.relative_position import fold_logits
 from keras_visattn.typing import Outputs, Tensor
 
@@ -82,9 +83,12 @@ def attention(
             f"The {implementation} kernel must be asked for neither scores nor dropout. "
             f"Received: return_scores={return_scores}, dropout={dropout}"
         )
-    if wants_more:
-        outputs, scores = _core(query, key, value, mask, terms, scale, dropout, seed)
-        return (outputs, scores) if return_scores else outputs
+    drawn = draw(seed) if dropout > 0 else None
+    if return_scores:
+        chance = dropout, None if drawn is None else DrawnSeed(drawn, 0)
+        return _core(query, key, value, mask, terms, scale, *chance)
+    if dropout > 0:
+        return _core_in_chunks(query, key, value, mask, terms, scale, dropout, drawn)
     if implementation == "flash":
         query, key = _folded(query, key, terms)
         query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -127,20 +131,24 @@ def _folded(query, key, terms):
     return fold_logits(query[..., None, :], key, *(x[..., None, :] for x in terms))
 
 
-def _core_in_chunks(query, key, value, mask, terms, scale):
+def _core_in_chunks(query, key, value, mask, terms, scale, dropout=0.0, drawn=None):
     """Images in chunks; where the scores of one are too many, one by one, its queries in chunks."""
     _, heads, length, _ = query.shape
     cost_of_query = chunks.cost_of(heads, key.shape[2])
     by_query = [query, *terms]
+    batch, queries = ops.shape(query)[0], ops.shape(query)[2]
     if mask is not None:
-        batch, queries = ops.shape(query)[0], ops.shape(query)[2]
         shape = batch, ops.shape(mask)[1], queries, ops.shape(mask)[3]
         by_query.append(ops.broadcast_to(mask, shape))
+    if drawn is not None:  # the first query of a chunk tells its random numbers from another's
+        by_query.append(ops.reshape(ops.arange(batch * queries), (batch, 1, queries, 1)))
 
     def core(query, *rest):
         *more, key, value = rest
+        seed = None if drawn is None else DrawnSeed(drawn, more.pop()[0, 0, 0, 0])
         terms_of_chunk, masks = more[: len(terms)], more[len(terms) :]
-        return _core(query, key, value, masks[0] if masks else None, terms_of_chunk, scale)[0]
+        mask = masks[0] if masks else None
+        return _core(query, key, value, mask, terms_of_chunk, scale, dropout, seed)[0]
 
     def core_by_queries(*tensors):
         def core_of_queries(*tensors):
