@@ -1,5 +1,7 @@
 """The fast paths: each answers as the formula does, and none makes the tensors it should avoid."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -54,6 +56,33 @@ def test_attention_in_chunks_of_images_and_of_queries(limit, mask, monkeypatch):
     monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
     found = numpy(ops.attention(*tensors, mask, implementation="core"))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 100, 10**9])
+def test_dropout_in_chunks(limit, monkeypatch):
+    monkeypatch.setattr(kernels, "scores_at_a_time", lambda: limit)
+    query, key = np.ones((3, 2, 7, 4), "float32"), np.ones((3, 2, 64, 4), "float32")
+    value, upstream = sample(3, 2, 64, 5), sample(3, 2, 7, 5, seed=2)
+    attend = functools.partial(ops.attention, query, key, dropout=0.25, seed=3)
+
+    # Dropped or not, a value counts as much on average, and each query drops others.
+    outputs = numpy(attend(np.ones_like(value)))
+    np.testing.assert_allclose(outputs.mean(), 1, atol=0.05)
+    assert len(np.unique(outputs.round(5))) > 7
+    assert np.abs(np.diff(numpy(attend(value)), axis=2)).max() > 1e-2
+
+    # The gradient drops what the answer dropped: the answer is linear in the values.
+    def score(tap, value):
+        return keras.ops.sum(keras.ops.multiply(attend(tap(value)), upstream))
+
+    _, gradient = kernels.gradient_at(score, [])(keras.ops.convert_to_tensor(value))
+    expected = (numpy(attend(value)) * upstream).sum()
+    np.testing.assert_allclose((numpy(gradient) * value).sum(), expected, rtol=1e-4)
+
+    with_scores, scores = attend(value, return_scores=True)
+    np.testing.assert_allclose(numpy(scores), 1 / 64, rtol=1e-5)
+    if limit == 10**9:
+        np.testing.assert_allclose(numpy(with_scores), numpy(attend(value)), atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", [None, "core"])

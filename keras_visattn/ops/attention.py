@@ -77,16 +77,15 @@ def attention(
     _check(query, key, value, mask, terms)
     checks.choice("implementation", implementation, (None, "core", "loops", "fused", "flash"))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    wants_more = return_scores or dropout > 0
-    if implementation in ("loops", "fused", "flash") and wants_more:
+    if implementation in ("loops", "fused", "flash") and (return_scores or dropout > 0):
         raise ValueError(
             f"The {implementation} kernel must be asked for neither scores nor dropout. "
             f"Received: return_scores={return_scores}, dropout={dropout}"
         )
     drawn = draw(seed) if dropout > 0 else None
     if return_scores:
-        chance = dropout, None if drawn is None else DrawnSeed(drawn, 0)
-        return _core(query, key, value, mask, terms, scale, *chance)
+        seed = None if drawn is None else DrawnSeed(drawn, 0)
+        return _core(query, key, value, mask, terms, scale, dropout, seed)
     if dropout > 0:
         return _core_in_chunks(query, key, value, mask, terms, scale, dropout, drawn)
     if implementation == "flash":
