@@ -146,6 +146,8 @@ def test_any_batch_size(case, batch):
     )
 
 
+# PyTorch's compiler looks into Keras' function of two dtypes, past its cache
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.parametrize("jit_compile", [True, False], ids=["jit", "no-jit"])
 @pytest.mark.parametrize("case", [case for case in FIRST_CASES if case in IMAGE_CASES], ids=str)
 def test_one_model_serves_several_sizes(case, jit_compile, monkeypatch):

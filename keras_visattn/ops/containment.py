@@ -1,6 +1,5 @@
 """Keeps what is not a finite number in its windows, where tiles would spread it."""
 
-import numpy as np
 from keras import ops
 
 from keras_visattn.ops.windows import window_spans
@@ -39,9 +38,8 @@ def contain(attend, query, key, value, kernel_size, dilation_rate, padding):
 
 def _largest_in_windows(x, axis, size, rate, border):
     """The largest value of each window along an axis; the windows double until they are full."""
-    widths = np.zeros((len(x.shape), 2), int)
-    widths[axis] = border
-    x = ops.pad(x, widths.tolist()) if border else x
+    widths = [(border, border) if each == axis else (0, 0) for each in range(len(x.shape))]
+    x = ops.pad(x, widths) if border else x
     before, covered = (slice(None),) * axis, 1
     while covered < size:
         step = min(covered, size - covered)

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from keras import ops
 
 from keras_visattn import kernels
 from keras_visattn.ops.heads import reshape
 from keras_visattn.ops.windows import divide_up, known_size
+from keras_visattn.typing import Tensor
 
 
 class Cut(NamedTuple):
@@ -19,7 +19,7 @@ class Cut(NamedTuple):
     queries: int
     keys: int
     keys_before: int  # the first query
-    window: np.ndarray
+    window: Tensor
 
 
 def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
@@ -38,15 +38,15 @@ def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
         queries, keys, keys_before = num_queries, num_keys, 0
     else:
         keys_before = centre if padding == "same" else 0
-    query = np.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
-    key = np.arange(keys)[None, :, None] - keys_before
-    offset = np.arange(kernel_size)[None, None, :] * dilation_rate - centre
-    return Cut(queries, keys, keys_before, key - query == offset)
+    query = ops.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
+    key = ops.arange(keys)[None, :, None] - keys_before
+    offset = ops.arange(kernel_size)[None, None, :] * dilation_rate - centre
+    return Cut(queries, keys, keys_before, ops.equal(key - query, offset))
 
 
 def cut_blocks(size):
     """Cuts an axis into blocks: the window of each query is its block."""
-    return Cut(size, size, 0, np.tile(np.eye(size, dtype=bool), (size, 1, 1)))
+    return Cut(size, size, 0, ops.tile(ops.eye(size, dtype="bool")[None], (size, 1, 1)))
 
 
 def count_tiles(length, cut):
@@ -69,7 +69,7 @@ def visible(num_keys, count, cut):
     These are the keys in its window and inside the map.
     """
     inside = key_tiles(ops.ones((num_keys,), "int32"), 0, count, cut)
-    return ops.logical_and(cut.window.any(-1)[None], ops.cast(inside, "bool")[:, None, :])
+    return ops.logical_and(ops.any(cut.window, axis=-1)[None], ops.cast(inside, "bool")[:, None, :])
 
 
 def _tiles(x, axis, count, step, before, size):
