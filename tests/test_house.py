@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cases
 import keras
+import plant_defects
 import pytest
 import reference
 from building import PUBLIC_LAYERS, signature_of
@@ -42,6 +43,12 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module
+
+
+def test_texts_to_plant_defects_in_stand_in_their_files():
+    for name, file, _, old, new in plant_defects.DEFECTS:
+        text = (PACKAGE / file).read_text()
+        assert old in text and old != new, name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
