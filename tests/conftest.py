@@ -85,7 +85,7 @@ def pytest_terminal_summary(terminalreporter):
     for reports in terminalreporter.stats.values():
         for report in reports:
             counts = dict(getattr(report, "user_properties", ()))
-            if "examples" in counts:
+            if "examples" in counts and report.when == "call":
                 name, *numbers = counts["examples"]
                 node = report.node.gateway.id if hasattr(report, "node") else ""
                 words = "tried {:,}, refused {:,}, failed {:,}".format(*numbers)
