@@ -81,15 +81,20 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints what the tests with random inputs have counted."""
+    """Prints what the tests with random inputs have counted, of each layer and of all."""
+    sums = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             counts = dict(getattr(report, "user_properties", ()))
             if "examples" in counts and report.when == "call":
                 name, *numbers = counts["examples"]
-                node = report.node.gateway.id if hasattr(report, "node") else ""
-                words = "tried {:,}, refused {:,}, failed {:,}".format(*numbers)
-                terminalreporter.write_line(f"{node} {name}: {words}")
+                worker = report.node.gateway.id if hasattr(report, "node") else "this process"
+                backend = worker.partition("-")[0]
+                for key in ((backend, name), (backend, "all layers")):
+                    sums[key] = list(map(sum, zip(sums.get(key, (0, 0, 0)), numbers, strict=True)))
+    for (backend, name), numbers in sorted(sums.items()):
+        words = "tried {:,}, refused {:,}, failed {:,}".format(*numbers)
+        terminalreporter.write_line(f"{backend}, {name}: {words}")
 
 
 @pytest.fixture(autouse=True)
