@@ -207,7 +207,7 @@ def test_a_soak_keeps_to_its_bounds_and_notices_what_does_not(soak, monkeypatch)
     assert len(set(shapes)) == 4 and list(soak.broken(found, len(shapes))) == []
     most = {"tensorflow": soak.TRACES, "jax": len(shapes) + soak.OTHERS, "torch": 0}[backend]
     for changed, words in (
-        ({"growth": soak.GROWTH + 1}, "adds 32.0 MiB"),
+        ({"growth": soak.GROWTH + 1}, "adds 16.0 MiB"),
         ({"late_programs": 1}, "the second half compiles 1"),
         ({"programs": most + 1}, f"{most + 1} programs for 4 shapes"),
     ):
