@@ -40,13 +40,12 @@ MARKS = "<!-- table of examples/soak.py -->", "<!-- end of table -->"
 
 def shapes_of(small):
     """Gives the batches' shapes. TensorFlow learns from the first two which sizes vary."""
-    sizes, batches = (SIZES[:2], BATCHES[:2]) if small else (SIZES, BATCHES)
-    count = len(sizes)
-    return [
-        (batches[(number + turn) % len(batches)], *sizes[number], 3)
-        for turn in range(len(batches))
-        for number in range(count)
+    shapes = [
+        (BATCHES[(number + turn) % len(BATCHES)], *SIZES[number], 3)
+        for turn in range(len(BATCHES))
+        for number in range(len(SIZES))
     ]
+    return shapes[:2] if small else shapes
 
 
 # From here to `run`, the functions run in the process of one backend. Keras takes its backend at
@@ -254,7 +253,7 @@ def main():
     parser.add_argument("--setting", action="append", choices=present, help="may be repeated")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--predictions", type=int, default=2000)
-    parser.add_argument("--small", action="store_true", help="few shapes, to try the command")
+    parser.add_argument("--small", action="store_true", help="two shapes, to try the command")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/soak"))
     parser.add_argument("--records", type=pathlib.Path, help="print the table of this file")
     parser.add_argument("--write", type=pathlib.Path, help="page that holds the table")
