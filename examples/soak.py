@@ -184,7 +184,7 @@ def summaries(rows):
     runs = {}
     for row in rows:
         runs.setdefault((row["setting"], row["network"], row["phase"]), []).append(row)
-    found = []
+    found, before = [], {}
     for (setting, name, phase), points in runs.items():
         half = next(row for row in points if 2 * row["done"] >= points[-1]["done"])
         first, last = points[0], points[-1]
@@ -197,10 +197,11 @@ def summaries(rows):
                 "steps": last["done"],
                 "memory": memory,
                 "growth": memory[2] - memory[1],
-                "programs": last["programs"] - first["programs"],
+                "programs": last["programs"] - before.get((setting, name), 0),
                 "late_programs": last["programs"] - half["programs"],
             }
         )
+        before[setting, name] = last["programs"]
     return found
 
 
