@@ -34,6 +34,12 @@ def pytest_addoption(parser):
         choices=("tensorflow", "jax", "torch"),
         help="run under this backend only; may be given more than once",
     )
+    parser.addoption(
+        "--examples",
+        type=int,
+        default=5000,
+        help="how many a layer --hypothesis-profile long tries",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,7 +51,13 @@ def pytest_cmdline_main(config):
         ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugins that read these settings
 def pytest_configure(config):
+    if config.getoption("hypothesis_profile") == "long":
+        long = settings.get_profile("long")
+        settings.register_profile("long", long, max_examples=config.getoption("examples"))
+        if config.getoption("timeout") is None:
+            config.option.timeout = 0
     if not hasattr(config, "workerinput"):
         return
     backend = os.environ.get("KERAS_BACKEND")
@@ -66,6 +78,23 @@ def pytest_collection_modifyitems(config, items):
     if share:
         part, parts = map(int, share.groups())
         items[:] = [x for x in items if zlib.crc32(x.nodeid.encode()) % parts == part - 1]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what the tests with random inputs have counted, of each layer and of all."""
+    sums = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            counts = dict(getattr(report, "user_properties", ()))
+            if "examples" in counts and report.when == "call":
+                name, *numbers = counts["examples"]
+                worker = report.node.gateway.id if hasattr(report, "node") else "this process"
+                backend = worker.partition("-")[0]
+                for key in ((backend, name), (backend, "all layers")):
+                    sums[key] = list(map(sum, zip(sums.get(key, (0, 0, 0)), numbers, strict=True)))
+    for (backend, name), numbers in sorted(sums.items()):
+        words = "tried {:,}, refused {:,}, failed {:,}".format(*numbers)
+        terminalreporter.write_line(f"{backend}, {name}: {words}")
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,8 @@ DEFECTS = [
     ("channel gate of the loops without the pixels' largest values", GATE_LOOPS, GATE_KERNELS,
      "to_gate[c] += (share + equals * share_of_most) * line[c]", "to_gate[c] += share * line[c]"),
     ("NaN lost by the loops", GATE_LOOPS, GATE_KERNELS, "if total == total:", "if True:"),
+    ("threads of the parent kept after a fork", "kernels/threads.py", "tests/test_parallel.py",
+     "os.register_at_fork(after_in_child=_pool.cache_clear)", "pass"),
     ("map's gradient not handed on by the loops", GATE_LOOPS, GATE_KERNELS,
      "to_line[c] = up[c] + to_mean[c]", "to_line[c] = to_mean[c]"),
     ("cached keys seen too early", "layers/transformer.py", "tests/test_transformer_blocks.py",

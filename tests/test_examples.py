@@ -1,5 +1,7 @@
 """The examples that `.ci/run` does not run by itself run to their end."""
 
+import io
+import json
 import shlex
 import subprocess
 import sys
@@ -183,3 +185,50 @@ def test_an_exported_file_answers_and_is_served(file_format, tmp_path, monkeypat
     assert len(commands) == 1
     for _, *arguments in commands:
         subprocess.run([sys.executable, *arguments], check=True)
+
+
+@pytest.fixture
+def soak(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import soak
+
+    return soak
+
+
+def test_a_soak_keeps_to_its_bounds_and_notices_what_does_not(soak, monkeypatch):
+    monkeypatch.setattr(soak, "POINTS", 2)
+    backend = keras.backend.backend()
+    setting = next(name for name, (known, _) in soak.SETTINGS.items() if known == backend)
+    lines = io.StringIO()
+    soak.soak(setting, "attention", steps=4, predictions=4, small=True, rows=lines)
+    rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [row["done"] for row in rows] == [0, 2, 4, 0, 2, 4]
+    found, shapes = soak.summaries(rows), soak.shapes_of(small=True)
+    assert len(set(shapes)) == 2 and list(soak.broken(found, len(shapes))) == []
+    most = {"tensorflow": soak.TRACES, "jax": len(shapes) + soak.OTHERS, "torch": 0}[backend]
+    for changed, words in (
+        ({"growth": soak.GROWTH + 1}, "adds 16.0 MiB"),
+        ({"late_programs": 1}, "the second half compiles 1"),
+        ({"programs": most + 1}, f"{most + 1} programs for 2 shapes"),
+    ):
+        (error,) = soak.broken([found[0], {**found[1], **changed}], len(shapes))
+        assert words in error and "predict" in error
+    if backend != "torch":
+        for each in found:
+            assert each["programs"] >= (len(shapes) if backend == "jax" else 1)
+
+
+def test_the_table_of_the_soak_is_the_pages(soak, monkeypatch, capsys, tmp_path):
+    guides = EXAMPLES.parent / "docs" / "guides"
+    arguments = ["soak.py", "--records", str(guides / "long-runs.json")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    soak.main()
+    assert capsys.readouterr().out in (guides / "long-runs.md").read_text()
+    page = tmp_path / "page.md"
+    page.write_text(f"Before {soak.MARKS[0]}OLD{soak.MARKS[1]} after")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--write", str(page)])
+    soak.main()
+    found = page.read_text()
+    assert found.startswith("Before ") and found.endswith(" after") and "OLD" not in found
+    record = json.loads((guides / "long-runs.json").read_text())
+    assert list(soak.broken(soak.summaries(record["rows"]), record["shapes"])) == []
