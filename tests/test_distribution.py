@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import pytest
 import spread_models
+from spread_models import DEVICES, NETWORKS
 
-from keras_visattn import distribution, layers, models
+from keras_visattn import distribution, layers
 
 BACKEND = keras.backend.backend()
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="Keras distributes on JAX only")
@@ -19,7 +20,10 @@ SPREAD = {
         "data": "one",
         "rows": "one",
         "channels": "one",
+        "rows_and_channels": "one",
         "heads_transformer": "one_transformer",
+        "rows_maps": "one_maps",
+        "rows_and_channels_maps": "one_maps",
     },
     "tensorflow": {"mirrored": "one"},
     "torch": {"processes": "one"},
@@ -42,24 +46,25 @@ def test_several_devices_train_and_answer_as_one(trained, name):
     np.testing.assert_allclose(several["outputs"], one["outputs"], atol=1e-5)
 
 
+@on_jax
+def test_each_device_has_its_rows_of_the_input_and_of_the_answer(trained):
+    images, answer = trained["shard"]["shapes"]
+    assert tuple(images) == (4, 8, 12, 3)
+    assert tuple(answer[:3]) == (4, 8, 12)
+
+
+@on_jax
+def test_the_page_holds_the_table_of_what_is_shared_out():
+    page = spread_models.PAGE.read_text().partition(spread_models.BEGIN)[2]
+    assert page.partition(spread_models.END)[0].strip() == spread_models.table().strip()
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX distributes")
 @pytest.mark.parametrize("make", [distribution.parallel, lambda: distribution.layout_map(None)])
 def test_backends_that_keras_does_not_distribute_say_so(make):
     instead = {"tensorflow": "MirroredStrategy", "torch": "DistributedDataParallel"}[BACKEND]
     with pytest.raises(NotImplementedError, match=f"{instead}.* Received: backend {BACKEND}"):
         make()
-
-
-DEVICES = [f"cpu:{index}" for index in range(8)]
-NETWORKS = {
-    "resnet": lambda: models.ResNet(18, "cbam", filters=16, classes=8),
-    "augmented": lambda: models.ResNet(26, "augmented", filters=32, classes=8, value_ratio=0.25),
-    "local": lambda: models.ResNet(26, "local", filters=16, classes=8, stem="attention"),
-    "wide_resnet": lambda: models.WideResNet(10, 1, "bam", classes=8, reduction_ratio=4),
-    "mnasnet": lambda: models.MnasNet(classes=8),
-    "transformer": lambda: models.Transformer(64, 1, 16, 32, num_heads=4),
-    "retinanet": lambda: models.RetinaNet(models.ResNet(18, filters=16), classes=8),
-}
 
 
 @on_jax
