@@ -114,7 +114,8 @@ def calibrate(
     `model.quantize("gptq", config)` of Keras wants a tokenizer, texts, and a stack of blocks that
     each take one tensor. Here the whole model is the one block, so that any model will do: images,
     several inputs, maps between the layers. Each projection is calibrated by what reaches it in the
-    model that is not quantized yet. Compile the model afterwards.
+    model that is not quantized yet. Compile the model afterwards. Keras 3.15 cannot read such a
+    model again from a file: it leaves the zero points out when it saves.
 
     Args:
         model: `keras.Model`, built.
@@ -152,7 +153,7 @@ def calibrate(
         raise NotImplementedError(
             f"This version of Keras has no such mode. Received: mode={mode}, {keras.__version__}"
         )
-    length = min(len(x) for x in keras.tree.flatten(inputs))
+    length = min((len(x) for x in keras.tree.flatten(inputs)), default=0)
     layers = [layer for layer in model._flatten_layers() if type(layer) in DENSE]
     chosen = [layer for layer in layers if match is None or match(layer)]
     used = [x.path for x in chosen if x.lora_enabled or x.quantization_mode is not None]
@@ -168,7 +169,9 @@ def calibrate(
         tokenizer=_Batches,  # integers need none
         num_samples=batches,
         sequence_length=1,
-        quantization_layer_structure={"sequential_blocks": [_Batches(model, inputs, batch_size)]},
+        quantization_layer_structure={
+            "sequential_blocks": [_Batches(model, inputs, batch_size, chosen)]
+        },
         **arguments,
     )
     ids = {id(layer) for layer in chosen}
@@ -180,8 +183,8 @@ def calibrate(
 class _Batches:
     """A block as `model.quantize` wants it: called with a number, it calls a model on a batch."""
 
-    def __init__(self, model, inputs, batch_size):
-        self.model, self.inputs, self.batch_size = model, inputs, batch_size
+    def __init__(self, model, inputs, batch_size, layers):
+        self.model, self.inputs, self.batch_size, self.layers = model, inputs, batch_size, layers
 
     def _flatten_layers(self):
         return self.model._flatten_layers()
@@ -189,7 +192,15 @@ class _Batches:
     def __call__(self, number):
         start = self.batch_size * int(keras.ops.convert_to_numpy(number).item())
         batch = slice(start, start + self.batch_size)
-        self.model(keras.tree.map_structure(lambda x: x[batch], self.inputs), training=False)
+        # Keras 3.15 listens to `call`, which a quantized layer does not go through.
+        heard = [x for x in self.layers if {"call", "quantized_call"} & vars(x).keys() == {"call"}]
+        for layer in heard:
+            layer.quantized_call = layer.call
+        try:
+            self.model(keras.tree.map_structure(lambda x: x[batch], self.inputs), training=False)
+        finally:
+            for layer in heard:
+                del layer.quantized_call
 
 
 def enable_lora(

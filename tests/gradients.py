@@ -79,7 +79,9 @@ def answer_and_gradients(model, inputs, seed=4):
     def loss_of(outputs):
         outputs = keras.tree.flatten(outputs)
         factors = [draw.normal(size=x.shape).astype("float32") for x in outputs]
-        products = [keras.ops.sum(keras.ops.multiply(x, f)) for x, f in zip(outputs, factors, strict=True)]
+        products = [
+            keras.ops.sum(keras.ops.multiply(x, f)) for x, f in zip(outputs, factors, strict=True)
+        ]
         return sum(products), outputs
 
     weights = [w.value for w in model.trainable_variables]

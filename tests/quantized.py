@@ -21,7 +21,8 @@ GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 FOUND, PAGE = GUIDES / "precision.json", GUIDES / "precision.md"
 BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
 CASES = {case.layer: case for case in sorted(FIRST_CASES, key=str)}
-MODES = ("int8", "int4", "float8", "GPTQ, 8 bits", "GPTQ, 4 bits", "AWQ")
+RELOADED = ("int8", "int4", "float8")
+MODES = (*RELOADED, "GPTQ, 8 bits", "GPTQ, 4 bits", "AWQ")
 
 
 def projections_of(model):
