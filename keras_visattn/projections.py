@@ -117,12 +117,16 @@ def calibrate(
     model that is not quantized yet. Compile the model afterwards. Keras 3.15 cannot read such a
     model again from a file: it leaves the zero points out when it saves.
 
+    Left alone are projections that Keras would spoil: those with a unit (in a group of inputs)
+    whose weights all have one sign, as a gate's few channels may, for their zero point does not
+    fit into a byte; and those with more channels in a head than come in, whose axes it mistakes.
+
     Args:
         model: `keras.Model`, built.
         inputs: Array or list of arrays, what the model takes: a few hundred typical examples.
         mode: `"gptq"` or `"awq"`.
         match: Function of a `Dense` or `EinsumDense` layer that says whether it is quantized.
-            Defaults to all.
+            Defaults to all that Keras does not spoil.
         batch_size: Integer, how many inputs are taken at a time.
         **arguments: Arguments of `keras.quantizers.GPTQConfig` or `AWQConfig`, such as
             `weight_bits` or `group_size`.
@@ -131,8 +135,8 @@ def calibrate(
         List of the layers that were quantized.
 
     Raises:
-        ValueError: If there are no inputs or no layers that match, or a matching layer is quantized
-            or has an adapter already.
+        ValueError: If there are no inputs, no layers that match and can be quantized, a matching
+            layer is quantized or has an adapter already, or `activation_order` is asked for.
         NotImplementedError: If this version of Keras has no such mode.
 
     Reference:
@@ -157,11 +161,13 @@ def calibrate(
     layers = [layer for layer in model._flatten_layers() if type(layer) in DENSE]
     chosen = [layer for layer in layers if match is None or match(layer)]
     used = [x.path for x in chosen if x.lora_enabled or x.quantization_mode is not None]
-    if not length or not chosen or used:
+    chosen = [x for x in chosen if not used and _rounds(x, arguments.get("group_size", 128))]
+    if not length or not chosen or arguments.get("activation_order"):
         raise ValueError(
-            "`inputs` and the layers that match must be some, and the layers without adapters and "
-            f"not quantized. Received: model={model.name}, {length} inputs, match={match}, with "
-            f"{len(chosen)} of {len(layers)} layers; adapted or quantized: {used}"
+            "`inputs` and the layers that match must be some, the layers without adapters and not "
+            f"quantized, and `activation_order` false. Received: model={model.name}, {length} "
+            f"inputs, match={match}, with {len(chosen)} of {len(layers)} layers, adapted or "
+            f"quantized: {used}, {arguments}"
         )
     batches = math.ceil(length / batch_size)
     config = config_class(
@@ -178,6 +184,21 @@ def calibrate(
     model.quantize(mode, config=config, filters=lambda layer: id(layer) in ids)
     config.quantization_layer_structure = None  # the layers keep the configuration
     return chosen
+
+
+def _rounds(layer, group_size):
+    """Whether Keras finds the inputs of a kernel, and a zero point in the range of each group."""
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    bound = 1
+    if isinstance(layer, keras.layers.EinsumDense):
+        _, letters, output = re.split(",|->", layer.equation)
+        bound = sum(letter not in output for letter in letters)
+    if kernel.ndim == 3 and (kernel.shape.index(max(kernel.shape)) == 0) != (bound == 1):
+        return False
+    rows = kernel.reshape(math.prod(kernel.shape[:bound]), -1)
+    size = len(rows) if group_size == -1 else group_size
+    groups = (rows[start : start + size] for start in range(0, len(rows), size))
+    return all(bool(((x.min(0) <= 0) & (x.max(0) >= 0)).all()) for x in groups)
 
 
 class _Batches:
