@@ -144,6 +144,7 @@ def reach(subject, file_format):
 
 def _short(message):
     message = re.sub(r"\x1b\[[\d;]*m|/\S+/|'?[\w/]*?(functional|resnet)\w*/\S+", " ", message)
+    message = re.sub(r"(?<=runtimeNode) number \d+", "", message)
     message = " ".join(message.replace("|", "/").split())
     for start in ("Original error: ", "Status Message: ", "operations: "):
         message = message.rpartition(start)[2] or message

@@ -89,7 +89,7 @@ def reached_rows():
         quantized, adapted, left = map(len, reach(make))
         of = quantized + left
         yield (
-            f"{name.replace('_', ', ')} (network)",
+            f"{name.replace('_', ' ')} (network)",
             f"{quantized} of {of} layers, {100 * share:.0f} % of the numbers",
             f"{adapted} of {of}",
             f"{left} of {of}",
