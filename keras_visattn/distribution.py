@@ -61,7 +61,9 @@ def parallel(
     devices the rows of each image, and each group of `channels * rows` devices takes a part of
     every batch. What the devices do not divide is on all of them: a variable, or the rows of an
     image. The answers are those of one device but for rounding: XLA moves what the windows of
-    one device need of another's rows.
+    one device need of another's rows. With `rows` above 1, the kernels of convolutions are on all
+    devices, because XLA convolves wrongly where rows and kernels are both shared out; heads and
+    the other projections are shared.
 
     Args:
         channels: Integer, devices that share heads and channels.
@@ -96,7 +98,11 @@ class _Parallel(keras.distribution.ModelParallel):
     """Shares out what the devices divide."""
 
     def get_variable_layout(self, variable):
-        return self._divided(super().get_variable_layout(variable), variable.shape)
+        layout, shape = super().get_variable_layout(variable), variable.shape
+        if len(shape) == 4 and self._counts["rows"] > 1:
+            # XLA convolves wrongly where rows and the channels that come out are spread: JAX 0.10.
+            layout = keras.distribution.TensorLayout([None] * 4, self.device_mesh)
+        return self._divided(layout, shape)
 
     def get_data_layout(self, data_shape):
         axes = [None] * len(data_shape)
@@ -106,9 +112,13 @@ class _Parallel(keras.distribution.ModelParallel):
         layout = keras.distribution.TensorLayout(axes, self.device_mesh)
         return self._divided(layout, (None, *data_shape[1:]))
 
+    @property
+    def _counts(self):
+        return dict(zip(self.device_mesh.axis_names, self.device_mesh.shape, strict=True))
+
     def _divided(self, layout, shape):
         """Leaves of a layout the axes that the devices divide; the batch must be one of them."""
-        counts = dict(zip(self.device_mesh.axis_names, self.device_mesh.shape, strict=True))
+        counts = self._counts
         axes = [
             axis
             if axis and (size is None or (counts[axis] > 1 and size % counts[axis] == 0))

@@ -43,7 +43,19 @@ def test_several_devices_train_and_answer_as_one(trained, name):
     one, several = trained[SPREAD[name]], trained[name]
     assert one["losses"][1] < one["losses"][0]
     np.testing.assert_allclose(several["losses"], one["losses"], atol=1e-5)
-    np.testing.assert_allclose(several["outputs"], one["outputs"], atol=1e-5)
+    bound = 1e-5 * max(1.0, 2 * np.abs(one["outputs"]).max())
+    np.testing.assert_allclose(several["outputs"], one["outputs"], atol=bound)
+
+
+@on_jax
+def test_kernels_of_convolutions_are_whole_where_rows_are_spread():
+    """XLA convolves wrongly where both are spread: `rows_and_channels` above would show it."""
+    for rows, axes in ((1, (None, None, None, "channels")), (2, (None,) * 4)):
+        spread = distribution.parallel(channels=2, rows=rows, devices=DEVICES)
+        kernel = SimpleNamespace(path="stem_conv/kernel", shape=(3, 3, 4, 8), _layout=None)
+        dense = SimpleNamespace(path="squeeze/kernel", shape=(8, 4), _layout=None)
+        assert spread.get_variable_layout(kernel).axes == axes
+        assert spread.get_variable_layout(dense).axes == (None, "channels")
 
 
 @on_jax
