@@ -61,9 +61,10 @@ def parallel(
     devices the rows of each image, and each group of `channels * rows` devices takes a part of
     every batch. What the devices do not divide is on all of them: a variable, or the rows of an
     image. The answers are those of one device but for rounding: XLA moves what the windows of
-    one device need of another's rows. With `rows` above 1, the kernels of convolutions are on all
-    devices, because XLA convolves wrongly where rows and kernels are both shared out; heads and
-    the other projections are shared.
+    one device need of another's rows.
+
+    Either `channels` or `rows`: where the rows of a map and the channels that come out of a kernel
+    are both shared out, XLA (that of JAX 0.10.2) convolves wrongly, in silence.
 
     Args:
         channels: Integer, devices that share heads and channels.
@@ -75,7 +76,8 @@ def parallel(
 
     Raises:
         NotImplementedError: If Keras does not distribute on this backend.
-        ValueError: If `channels * rows` does not divide the number of devices.
+        ValueError: If `channels` and `rows` are both above 1, or do not divide the number of
+            devices.
 
     Reference:
         Xu et al., 2021, "GSPMD" (https://arxiv.org/abs/2105.04663).
@@ -83,6 +85,11 @@ def parallel(
     _check_backend()
     checks.positive_integer("channels", channels)
     checks.positive_integer("rows", rows)
+    if channels > 1 and rows > 1:
+        raise ValueError(
+            "`channels` and `rows` must not both be above 1: XLA convolves wrongly then. "
+            f"Received: channels={channels}, rows={rows}"
+        )
     devices = keras.distribution.list_devices() if devices is None else list(devices)
     groups, rest = divmod(len(devices), channels * rows)
     if rest or not groups:
@@ -98,11 +105,7 @@ class _Parallel(keras.distribution.ModelParallel):
     """Shares out what the devices divide."""
 
     def get_variable_layout(self, variable):
-        layout, shape = super().get_variable_layout(variable), variable.shape
-        if len(shape) == 4 and self._counts["rows"] > 1:
-            # XLA convolves wrongly where rows and the channels that come out are spread: JAX 0.10.
-            layout = keras.distribution.TensorLayout([None] * 4, self.device_mesh)
-        return self._divided(layout, shape)
+        return self._divided(super().get_variable_layout(variable), variable.shape)
 
     def get_data_layout(self, data_shape):
         axes = [None] * len(data_shape)
@@ -112,13 +115,9 @@ class _Parallel(keras.distribution.ModelParallel):
         layout = keras.distribution.TensorLayout(axes, self.device_mesh)
         return self._divided(layout, (None, *data_shape[1:]))
 
-    @property
-    def _counts(self):
-        return dict(zip(self.device_mesh.axis_names, self.device_mesh.shape, strict=True))
-
     def _divided(self, layout, shape):
         """Leaves of a layout the axes that the devices divide; the batch must be one of them."""
-        counts = self._counts
+        counts = dict(zip(self.device_mesh.axis_names, self.device_mesh.shape, strict=True))
         axes = [
             axis
             if axis and (size is None or (counts[axis] > 1 and size % counts[axis] == 0))
