@@ -63,6 +63,9 @@ def parallel(
     image. The answers are those of one device but for rounding: XLA moves what the windows of
     one device need of another's rows.
 
+    Either `channels` or `rows`: where the rows of a map and the channels that come out of a kernel
+    are both shared out, XLA (that of JAX 0.10.2) convolves wrongly, in silence.
+
     Args:
         channels: Integer, devices that share heads and channels.
         rows: Integer, devices that share the rows of an image.
@@ -73,7 +76,8 @@ def parallel(
 
     Raises:
         NotImplementedError: If Keras does not distribute on this backend.
-        ValueError: If `channels * rows` does not divide the number of devices.
+        ValueError: If `channels` and `rows` are both above 1, or do not divide the number of
+            devices.
 
     Reference:
         Xu et al., 2021, "GSPMD" (https://arxiv.org/abs/2105.04663).
@@ -81,6 +85,11 @@ def parallel(
     _check_backend()
     checks.positive_integer("channels", channels)
     checks.positive_integer("rows", rows)
+    if channels > 1 and rows > 1:
+        raise ValueError(
+            "`channels` and `rows` must not both be above 1: XLA convolves wrongly then. "
+            f"Received: channels={channels}, rows={rows}"
+        )
     devices = keras.distribution.list_devices() if devices is None else list(devices)
     groups, rest = divmod(len(devices), channels * rows)
     if rest or not groups:

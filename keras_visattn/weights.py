@@ -1,4 +1,4 @@
-"""Loads PyTorch's checkpoints of residual networks with attention."""
+"""Loads weights files wholly or not at all, and PyTorch's checkpoints of residual networks."""
 
 import fnmatch
 import os
@@ -100,6 +100,39 @@ def load_checkpoint(
         )
     for name, value in values.items():
         pairs[name].assign(value)
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Loads what `model.save_weights` or `model.save` wrote, all of it or nothing.
+
+    `model.load_weights` of Keras loads layer by layer, and raises at the end: of a damaged file it
+    has loaded what could be read. Here the model, its optimizer and its metrics are as before then.
+
+    Args:
+        model: `keras.Model`, built.
+        path: String or `Path` of a `.weights.h5`, `.weights.json` or `.keras` file.
+
+    Raises:
+        ValueError: If a layer's arrays are missing, damaged or of another shape.
+        OSError: If the file is missing, truncated or of another kind.
+
+    Examples:
+        >>> model = keras_visattn.models.ResNet(18, "cbam", filters=16)
+        >>> keras_visattn.weights.load_weights(
+        ...     model, "no_such_file.weights.h5"
+        ... )  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        FileNotFoundError: Unable to synchronously open file
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer is not None else ())]
+    before = [np.array(keras.ops.convert_to_numpy(x.value)) for x in variables]
+    try:
+        model.load_weights(path)
+    except BaseException:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise
 
 
 def _matches(name, patterns):

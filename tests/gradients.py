@@ -66,6 +66,53 @@ def _torch(layer, inputs, factors):
     return [found[: len(tensors)], found[len(tensors) :]]
 
 
+def answer_and_gradients(model, inputs, seed=4):
+    """Gives a model's outputs, and how `sum(outputs * random factors)` moves with its weights.
+
+    It answers in inference mode; under JAX all is one program.
+
+    Returns:
+        Two lists of arrays.
+    """
+    draw = np.random.default_rng(seed)
+
+    def loss_of(outputs):
+        outputs = keras.tree.flatten(outputs)
+        factors = [draw.normal(size=x.shape).astype("float32") for x in outputs]
+        products = [
+            keras.ops.sum(keras.ops.multiply(x, f)) for x, f in zip(outputs, factors, strict=True)
+        ]
+        return sum(products), outputs
+
+    weights = [w.value for w in model.trainable_variables]
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        fixed = [v.value for v in model.non_trainable_variables]
+
+        def loss(weights, inputs):
+            return loss_of(model.stateless_call(weights, fixed, inputs, training=False)[0])
+
+        differentiate = jax.jit(jax.grad(loss, has_aux=True))
+        gradients, outputs = differentiate(weights, inputs)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss, outputs = loss_of(model(inputs, training=False))
+        gradients = tape.gradient(loss, weights, None, tf.UnconnectedGradients.ZERO)
+        gradients = [tf.convert_to_tensor(x) for x in gradients]
+    else:
+        import torch
+
+        loss, outputs = loss_of(model(inputs, training=False))
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        outputs = [x.detach() for x in outputs]
+    to_numpy = keras.ops.convert_to_numpy
+    return [to_numpy(x) for x in outputs], [to_numpy(x) for x in gradients]
+
+
 def gradient_twice(function, x):
     """Differentiates `sum(g ** 2)`, where `g` is the gradient of `sum(function(x) ** 2)`."""
     backend = keras.backend.backend()

@@ -1,18 +1,36 @@
-"""Trains a small model on one device and on several, for `test_distribution.py` to compare.
+"""Trains small models on one device and on several, for `test_distribution.py` to compare.
 
 `KERAS_BACKEND=jax python tests/spread_models.py FOLDER` writes `one.npz` and files of other names,
-each with the losses of two steps of training and the predictions after them.
+each with the losses of two steps of training and the predictions after them. Without a folder, it
+writes the table of `docs/guides/scaling.md` anew: what is shared out.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
 
 import keras
 import numpy as np
+from building import make
+from cases import FIRST_CASES
 
 from keras_visattn import distribution, layers, models
 
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "scaling.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+DEVICES = [f"cpu:{index}" for index in range(8)]
+NETWORKS = {
+    "ResNet-18, CBAM": lambda: models.ResNet(18, "cbam", filters=16, classes=8),
+    "ResNet-26, augmented": lambda: models.ResNet(
+        26, "augmented", filters=32, classes=8, value_ratio=0.25
+    ),
+    "ResNet-26, local": lambda: models.ResNet(26, "local", filters=16, classes=8, stem="attention"),
+    "WideResNet-10-1, BAM": lambda: models.WideResNet(10, 1, "bam", classes=8, reduction_ratio=4),
+    "MnasNet": lambda: models.MnasNet(classes=8),
+    "Transformer": lambda: models.Transformer(64, 1, 16, 32, num_heads=4),
+    "RetinaNet": lambda: models.RetinaNet(models.ResNet(18, filters=16), classes=8),
+}
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.normal(size=(8, 16, 12, 3)).astype("float32")
 CLASSES = DRAW.integers(4, size=(8,))
@@ -28,6 +46,31 @@ def attention_network():
     x = layers.AugmentedConv2D(16, 3, total_key_dim=8, total_value_dim=8, num_heads=4)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(4, name="predictions")(x))
+
+
+def every_layer():
+    """Every layer on maps, side by side; its answer is all their pixels."""
+    inputs = keras.Input(IMAGES.shape[1:])
+    x = keras.layers.Conv2D(8, 3, padding="same", name="stem_conv")(inputs)
+    stem = layers.LocalAttentionStem2D(8, 4, num_heads=4)(x)
+    position = layers.RelativePositionEmbedding2D(16, 12)
+    maps = [
+        layers.LocalSelfAttention2D(8, 7, num_heads=4)(x),
+        layers.LocalSelfAttention2D(8, 3, num_heads=2, dilation_rate=3)(x),
+        layers.AugmentedConv2D(16, 3, total_key_dim=8, total_value_dim=8, num_heads=4)(x),
+        layers.MultiHeadAttention(4, 2, position_embedding=position)(x, x),
+        keras.layers.UpSampling2D(4)(stem),
+        layers.ChannelAttention(2)(x),
+        layers.SpatialAttention(7)(x),
+        layers.CBAM(reduction_ratio=2, kernel_size=7)(x),
+        layers.SqueezeExcite(2)(x),
+        layers.GatherExcite(4, parametric=True)(x),
+        layers.BAM(reduction_ratio=2, dilation_rate=4)(x),
+        layers.GALA(2)(x),
+        layers.SinusoidalPositionEncoding()(x),
+        layers.CoordinateChannels2D(with_radius=True)(x),
+    ]
+    return keras.Model(inputs, keras.layers.Concatenate()(maps))
 
 
 def transformer():
@@ -52,6 +95,11 @@ def train_on_tokens():
     return train(transformer, list(TOKENS[:2]), TOKENS[2])
 
 
+def train_on_maps():
+    targets = np.random.default_rng(1).integers(99, size=IMAGES.shape[:3])
+    return train(every_layer, IMAGES, targets)
+
+
 def on_jax(folder):
     import jax
 
@@ -63,11 +111,52 @@ def on_jax(folder):
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     np.savez(folder / "one.npz", **train_on_images())
     np.savez(folder / "one_transformer.npz", **train_on_tokens())
-    for name, ways in (("data", {}), ("rows", {"rows": 4}), ("channels", {"channels": 4})):
+    np.savez(folder / "one_maps.npz", **train_on_maps())
+    for name, run, ways in (
+        ("data", train_on_images, {}),
+        ("rows", train_on_images, {"rows": 4}),
+        ("channels", train_on_images, {"channels": 4}),
+        ("heads_transformer", train_on_tokens, {"channels": 4}),
+        ("rows_maps", train_on_maps, {"rows": 8}),
+    ):
         keras.distribution.set_distribution(distribution.parallel(**ways))
-        np.savez(folder / f"{name}.npz", **train_on_images())
-    keras.distribution.set_distribution(distribution.parallel(channels=4))
-    np.savez(folder / "heads_transformer.npz", **train_on_tokens())
+        np.savez(folder / f"{name}.npz", **run())
+    np.savez(folder / "shard.npz", shapes=shapes_on_one_device())
+    np.savez(folder / "xla.npz", wrong=error_of_a_convolution())
+
+
+def error_of_a_convolution():
+    """How far XLA's convolution of spread rows by a spread kernel is off: no Keras, no layer."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((2, 2, 2), ("batch", "rows", "channels"))
+    x = DRAW.normal(size=(8, 16, 12, 8)).astype("float32")
+    kernel = DRAW.normal(size=(3, 3, 8, 8)).astype("float32")
+
+    @jax.jit
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    expected = np.asarray(convolve(x, kernel))
+    x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch", "rows")))
+    spread = NamedSharding(mesh, PartitionSpec(None, None, None, "channels"))
+    return np.abs(np.asarray(convolve(x, jax.device_put(kernel, spread))) - expected).max()
+
+
+def shapes_on_one_device():
+    """The shapes of the input and of the answer on one device, the rows spread."""
+    import jax
+
+    model, spread = every_layer(), keras.distribution.distribution()
+    images = keras.distribution.distribute_tensor(IMAGES, spread.get_data_layout(IMAGES.shape))
+    values = [
+        [x.value for x in y] for y in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    answer, _ = jax.jit(model.stateless_call)(*values, images)
+    return [x.addressable_shards[0].data.shape for x in (images, answer)]
 
 
 def on_tensorflow(folder):
@@ -117,6 +206,41 @@ def _on_torch(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+def table():
+    """Renders which variables of each layer are shared out, and how much of each network."""
+    mesh = keras.distribution.DeviceMesh((8, 1, 1), distribution.AXES, DEVICES)
+    layouts = distribution.layout_map(mesh)
+    lines = ["| | shared out | on all devices |", "|---|---|---|"]
+    for case in sorted(FIRST_CASES, key=str):
+        layer = make(case, name="layer")
+        layer.build(*case.shapes)
+        shared, whole = [], []
+        for variable in layer.weights:
+            layout, name = layouts[variable.path], variable.path.removeprefix("layer/")
+            if layout is None:
+                whole.append(f"`{name}`")
+            else:
+                axes = ", ".join("channels" if axis else "-" for axis in layout.axes)
+                shared.append(f"`{name}` ({axes})")
+        cells = (", ".join(names) or "none" for names in (shared, whole))
+        lines.append(f"| `{case.layer}` | {' | '.join(cells)} |")
+    spread = distribution.parallel(channels=4, devices=DEVICES)
+    for name, make_network in NETWORKS.items():
+        weights = make_network().weights
+        numbers = [
+            sum(math.prod(x.shape) for x in weights if chosen(spread.get_variable_layout(x)))
+            for chosen in (lambda layout: any(layout.axes), lambda layout: True)
+        ]
+        share = 100 * numbers[0] / numbers[1]
+        lines.append(f"| {name} | {share:.1f} % of the numbers | {100 - share:.1f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def write():
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}")
+
+
 if __name__ == "__main__":
     run = {"jax": on_jax, "tensorflow": on_tensorflow, "torch": on_torch}
-    run[keras.backend.backend()](Path(sys.argv[1]))
+    run[keras.backend.backend()](Path(sys.argv[1])) if sys.argv[1:] else write()

@@ -6,13 +6,17 @@ import sys
 import time
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import saved_models
 from building import answer, inputs_of, numpy
 from cases import CASES, FIRST_CASES
-from saved_models import NETWORKS, gradients_of, model_of, model_of_all
+from gradients import answer_and_gradients
+from saved_models import NETWORKS, gradients_of, model_of, model_of_all, network_of
+
+from keras_visattn import weights
 
 BACKENDS = ("tensorflow", "jax", "torch")
 OTHERS = [name for name in BACKENDS if name != keras.backend.backend()]
@@ -80,14 +84,25 @@ def test_each_backend_reads_each_others_models_and_weights(case, other, written)
 
 
 @waits
+@pytest.mark.parametrize("other", [0, 1])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_of_another_backend_answers_the_same(name, written):
-    path = written(NEXT) / f"{name}.keras"
+def test_each_backend_reads_each_others_networks(name, other, written):
+    path = written(OTHERS[other]) / f"{name}.keras"
     loaded = keras.saving.load_model(path, safe_mode=True)
-    found = keras.tree.flatten(answer(loaded, NETWORKS[name][1]))
+    values = [numpy(x.value) for x in loaded.weights]
+    for weight in loaded.weights:
+        weight.assign(np.zeros(weight.shape, weight.dtype))
+    loaded.load_weights(path.with_suffix(".weights.h5"))
+    for weight, value in zip(loaded.weights, values, strict=True):
+        np.testing.assert_array_equal(numpy(weight.value), value)
+    answers, found = answer_and_gradients(loaded, NETWORKS[name][1])
     expected = np.load(path.with_suffix(".npz"))
-    for x, saved in zip(found, expected.files, strict=True):
-        close(x, expected[saved], 1e-4)
+    assert [f"answer {place}" for place in range(len(answers))] == expected.files[: len(answers)]
+    gradients = expected.files[len(answers) :]
+    least = 0.01 * max(np.abs(expected[x]).max() for x in gradients)
+    for x, saved in zip([*answers, *found], expected.files, strict=True):
+        scale = max(np.abs(expected[saved]).max(), least if saved in gradients else 0)
+        np.testing.assert_allclose(x, expected[saved], atol=1e-4 * scale, err_msg=saved)
 
 
 @pytest.mark.parametrize("path", sorted(saved_models.SAVED.glob("*.keras")), ids=lambda x: x.stem)
@@ -141,3 +156,40 @@ def test_a_tampered_archive_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises((ValueError, OSError, zipfile.BadZipFile)):
         keras.saving.load_model(path)
+
+
+def damage(path, how):
+    """Damages the last array of a weights file."""
+    with h5py.File(path, "r+") as file:
+        arrays = []
+        file.visititems(lambda _, x: arrays.append(x) if isinstance(x, h5py.Dataset) else None)
+        name, value = arrays[-1].name, arrays[-1][()]
+        del file[name]
+        if how == "another shape":
+            file[name] = np.stack([value, value])
+        elif how == "a changed byte":  # HDF5 notices where the array has a checksum
+            made = file.create_dataset(name, data=value, chunks=value.shape, fletcher32=True)
+            start = made.id.get_chunk_info(0).byte_offset
+    if how == "a changed byte":
+        content = bytearray(path.read_bytes())
+        content[start] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "another shape", "a changed byte"])
+@pytest.mark.parametrize("name", ["resnet_cbam", "transformer"])
+def test_a_weights_file_is_loaded_wholly_or_not_at_all(name, how, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    model = network_of(name)
+    model.compile(keras.optimizers.Adam())
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(path)
+    damage(path, how)
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [numpy(x.value) + 1 for x in variables]
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        weights.load_weights(model, path)
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(numpy(variable.value), value)
