@@ -92,7 +92,7 @@ def multi_head_attention(
         output, scores = multi_head_attention(
             merged, weights, num_heads, key_dim, None, sliding_window, use_gate
         )
-        return output.reshape(*query.shape[:-1], -1), scores
+        return output.reshape(*query.shape[:-1], *output.shape[2:]), scores
     flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (query, value, key)]
     q, v, k = (
         np.einsum("btc,cnd->bntd", a, weights[f"{name}/kernel"])

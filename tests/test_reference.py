@@ -190,6 +190,7 @@ MULTI_HEAD = [
     ([(4, 6), (3, 6)], {}, {"attention_mask": True}),
     ([(3, 4, 6), (2, 5, 6)], {"use_gate": True}, {}),
     ([(3, 4, 6), (3, 5, 6)], {"attention_axes": 2}, {}),
+    ([(3, 4, 6), (3, 5, 6)], {"attention_axes": 2, "output_shape": (2, 3)}, {}),
     ([(3, 4, 6), (3, 4, 6)], RELATIVE, {}),
     ([(5, 4, 6), (5, 4, 6)], SMALL, {}),
     ([(2, 4, 6), (2, 4, 6)], {**SMALL, "use_bias": False}, {}),
