@@ -128,9 +128,9 @@ def on_jax(folder):
 def error_of_a_convolution():
     """How far XLA's convolution of spread rows by a spread kernel is off: no Keras, no layer."""
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    mesh = jax.make_mesh((2, 2, 2), ("batch", "rows", "channels"))
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("batch", "rows", "channels"))
     x = DRAW.normal(size=(8, 16, 12, 8)).astype("float32")
     kernel = DRAW.normal(size=(3, 3, 8, 8)).astype("float32")
 
