@@ -9,12 +9,10 @@ has no pixels.
 import numba
 import numpy as np
 
-# NaN and infinity keep their meaning: only the order of sums is free.
-_ORDER_IS_FREE = {"contract", "reassoc", "nsz"}
-_compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_ORDER_IS_FREE)
+from keras_visattn.kernels.lines import compiled
 
 
-@_compiled
+@compiled
 def pool_pixels(band, sums, largest, counts):
     """Each channel's sum, its largest value, and how often it has that."""
     sums[:] = 0
@@ -31,7 +29,7 @@ def pool_pixels(band, sums, largest, counts):
             counts[c] = np.float32(1) if exceeds else counts[c] + equals
 
 
-@_compiled
+@compiled
 def pool_pixels_backward(band, largest, to_mean, to_largest, upstream, to_band):
     """Adds to the upstream gradient what the pooled values send back, a share for each pixel."""
     for p in range(band.shape[0]):
@@ -41,7 +39,7 @@ def pool_pixels_backward(band, largest, to_mean, to_largest, upstream, to_band):
             to_line[c] = up[c] + to_mean[c] + equals * to_largest[c]
 
 
-@_compiled
+@compiled
 def pool_channels(band, gate, mean, largest):
     """Each pixel's mean and largest product of its channels and the gate."""
     for p in range(band.shape[0]):
@@ -69,7 +67,7 @@ def _largest_of_numbers(line, gate):
     return most
 
 
-@_compiled
+@compiled
 def pool_channels_backward(band, gate, largest, to_mean, to_largest, upstream, to_band, to_gate):
     """As `pool_pixels_backward`, and adds the gradient of the gate to `to_gate`."""
     channels = np.float32(band.shape[1])
@@ -89,7 +87,7 @@ def pool_channels_backward(band, gate, largest, to_mean, to_largest, upstream, t
                 to_line[c] = up[c] + (share + equals * share_of_most) * gate[c]
 
 
-@_compiled
+@compiled
 def multiply(band, gate, pixel_gate, products):
     for p in range(band.shape[0]):
         line, product, factor = band[p], products[p], pixel_gate[p]
@@ -97,7 +95,7 @@ def multiply(band, gate, pixel_gate, products):
             product[c] = line[c] * gate[c] * factor
 
 
-@_compiled
+@compiled
 def multiply_backward(band, gate, pixel_gate, upstream, to_band, to_gate, to_pixel_gate):
     """Writes the gradients, but adds that of the gate to `to_gate`."""
     for p in range(band.shape[0]):

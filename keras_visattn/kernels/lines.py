@@ -1,6 +1,6 @@
 """What the loops share: how numba compiles them, and the exponential of a line of numbers.
 
-The cache of what numba compiled sees no change here: delete it after one.
+numba keeps what it compiled, and sees no change of this file: delete its cache after one.
 """
 
 import numba
