@@ -140,7 +140,7 @@ def _core_in_chunks(query, key, value, mask, terms, scale, dropout=0.0, drawn=No
         shape = batch, ops.shape(mask)[1], queries, ops.shape(mask)[3]
         by_query.append(ops.broadcast_to(mask, shape))
     if drawn is not None:  # the first query of a chunk tells its random numbers from another's
-        by_query.append(ops.reshape(ops.arange(batch * queries), (batch, 1, queries, 1)))
+        by_query.append(ops.reshape(ops.arange(0, batch * queries), (batch, 1, queries, 1)))
 
     def core(query, *rest):
         *more, key, value = rest

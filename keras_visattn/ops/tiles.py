@@ -38,9 +38,9 @@ def cut_windows(num_queries, num_keys, kernel_size, dilation_rate, padding):
         queries, keys, keys_before = num_queries, num_keys, 0
     else:
         keys_before = centre if padding == "same" else 0
-    query = ops.arange(queries)[:, None, None] + (centre if padding == "valid" else 0)
-    key = ops.arange(keys)[None, :, None] - keys_before
-    offset = ops.arange(kernel_size)[None, None, :] * dilation_rate - centre
+    query = ops.arange(0, queries)[:, None, None] + (centre if padding == "valid" else 0)
+    key = ops.arange(0, keys)[None, :, None] - keys_before
+    offset = ops.arange(0, kernel_size)[None, None, :] * dilation_rate - centre
     return Cut(queries, keys, keys_before, ops.equal(key - query, offset))
 
 
