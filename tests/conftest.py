@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, settings
 
 CACHE = ".pytest_cache/jax"
 
-JAX = os.environ.get("KERAS_BACKEND") == "jax"  # it compiles each example's shapes
 settings.register_profile(
     "suite",
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=8 if JAX else 50,
+    max_examples=50,
     suppress_health_check=list(HealthCheck),
 )
 settings.register_profile(
