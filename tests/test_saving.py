@@ -99,9 +99,9 @@ def test_each_backend_reads_each_others_networks(name, other, written):
     expected = np.load(path.with_suffix(".npz"))
     assert [f"answer {place}" for place in range(len(answers))] == expected.files[: len(answers)]
     gradients = expected.files[len(answers) :]
-    least = 0.1 * max(np.abs(expected[x]).max() for x in gradients)
+    steepest = max(np.abs(expected[x]).max() for x in gradients)  # small ones are rounded more
     for x, saved in zip([*answers, *found], expected.files, strict=True):
-        scale = max(np.abs(expected[saved]).max(), least if saved in gradients else 0)
+        scale = steepest if saved in gradients else np.abs(expected[saved]).max()
         np.testing.assert_allclose(x, expected[saved], atol=1e-4 * scale, err_msg=saved)
 
 
