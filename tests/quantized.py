@@ -63,51 +63,58 @@ def changes():
     return found
 
 
-def reach(make):
+def reach(model, same):
     """Names the layers of a model that are quantized, those that get adapters, and the rest."""
-    model = make()
     model.quantize("int8", filters=lambda layer: type(layer) in projections.DENSE)
     report = projections.report(model)
     quantized, left = ([x.path for x in rows] for rows in (report.quantized, report.left_alone))
     try:
-        adapted = [x.path for x in projections.enable_lora(make(), 1)]
+        adapted = [x.path for x in projections.enable_lora(same, 1)]
     except ValueError:  # no projection
         adapted = []
     return quantized, adapted, left
 
 
-def reached_rows():
+def rows_of_layers():
+    """Renders what is reached in each layer."""
     for name, case in CASES.items():
         cells = []
-        for paths in reach(lambda case=case: model_of(case, name="layer")):
+        for paths in reach(*(model_of(case, name="layer") for _ in range(2))):
             inner = [path.removeprefix("layer").strip("/") or "its own tables" for path in paths]
             cells.append(", ".join(f"`{x}`" if x[:3] != "its" else x for x in inner) or "none")
-        yield f"`{name}`", *cells
+        yield f"| `{name}` | {' | '.join(cells)} |"
+
+
+def rows_of_networks():
+    """Renders how much of each network is reached."""
     for name, (make, _) in NETWORKS.items():
-        numbers = make().count_params()
-        share = sum(math.prod(x.kernel.shape) for x in projections_of(make())) / numbers
-        quantized, adapted, left = map(len, reach(make))
+        model = make()
+        share = sum(math.prod(x.kernel.shape) for x in projections_of(model)) / model.count_params()
+        quantized, adapted, left = map(len, reach(model, make()))
         of = quantized + left
         yield (
-            f"{name.replace('_', ' ')} (network)",
-            f"{quantized} of {of} layers, {100 * share:.0f} % of the numbers",
-            f"{adapted} of {of}",
-            f"{left} of {of}",
+            f"| {name.replace('_', ' ')} (network) "
+            f"| {quantized} of {of} layers, {100 * share:.0f} % of the numbers "
+            f"| {adapted} of {of} | {left} of {of} |"
         )
 
 
-def tables(found):
-    """Renders what is reached, and the largest change on any backend."""
-    lines = ["| | quantized | adapted by `enable_lora` | left alone |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(cells)} |" for cells in reached_rows()]
-    lines += ["", "| | " + " | ".join(MODES) + " |", "|---" * (len(MODES) + 1) + "|"]
+def rows_of_changes(found):
+    """Renders the largest change of each layer on any backend."""
     for name in next(iter(found.values())):
         cells = [f"`{name}`"]
         for mode in MODES:
             moved = [backend[name][mode] for backend in found.values()]
             cells.append("left alone" if None in moved else f"{max(moved):.2g} %")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        yield f"| {' | '.join(cells)} |"
+
+
+def tables(found):
+    """Renders what is reached, and the largest changes."""
+    lines = ["| | quantized | adapted by `enable_lora` | left alone |", "|---|---|---|---|"]
+    lines += [*rows_of_layers(), *rows_of_networks()]
+    lines += ["", "| | " + " | ".join(MODES) + " |", "|---" * (len(MODES) + 1) + "|"]
+    return "\n".join([*lines, *rows_of_changes(found)]) + "\n"
 
 
 def main():

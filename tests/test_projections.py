@@ -203,7 +203,10 @@ def test_the_page_holds_the_tables():
     page = quantized.PAGE.read_text().partition(quantized.BEGIN)[2].partition(quantized.END)[0]
     found = json.loads(quantized.FOUND.read_text())
     assert set(found) == {"tensorflow", "jax", "torch"}
-    assert page.strip() == quantized.tables(found).strip()
+    expected = [*quantized.rows_of_layers(), *quantized.rows_of_changes(found)]
+    if keras.backend.backend() == "torch":  # the networks once: they take minutes to make
+        expected += quantized.rows_of_networks()
+    assert set(expected) <= set(page.splitlines())
     for changes in found.values():
         for row in changes.values():
             assert all(x is None or x < 100 * BOUNDS[mode] for mode, x in row.items())
