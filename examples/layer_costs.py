@@ -8,9 +8,9 @@ import argparse
 import inspect
 import json
 import pathlib
-import re
 
 import keras
+from pages import write_between
 
 from keras_visattn import complexity, layers
 
@@ -86,14 +86,7 @@ def main():
     if settings.write is None:
         print(text)
         return
-    first, last = MARKS
-    page = settings.write.read_text()
-    if first not in page or last not in page:
-        raise SystemExit(f"The page must hold {first} and {last}. Received: {settings.write}")
-    pattern = f"{re.escape(first)}.*{re.escape(last)}"
-    settings.write.write_text(
-        re.sub(pattern, lambda _: f"{first}\n\n{text}\n\n{last}", page, flags=re.DOTALL)
-    )
+    write_between(settings.write, MARKS, text)
 
 
 if __name__ == "__main__":

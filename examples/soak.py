@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 
+from pages import write_between
+
 SETTINGS = {  # the backend, and whether XLA compiles the model
     "TensorFlow": ("tensorflow", False),
     "TensorFlow with XLA": ("tensorflow", True),
@@ -239,15 +241,6 @@ def table(found):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def write(text, page):
-    """Writes the table into a page, between its marks."""
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not end:
-        raise SystemExit(f"The page must hold {' and '.join(MARKS)}. Received: {page}")
-    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{end}{after}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     present = [name for name, (backend, _) in SETTINGS.items() if importlib.util.find_spec(backend)]
@@ -265,7 +258,9 @@ def main():
             return soak(rows=rows, **arguments.job)
     if arguments.records is not None:
         text = table(summaries(json.loads(arguments.records.read_text())["rows"]))
-        return print(text) if arguments.write is None else write(text, arguments.write)
+        if arguments.write is None:
+            return print(text)
+        return write_between(arguments.write, MARKS, text)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     options = {name: getattr(arguments, name) for name in ("steps", "predictions", "small")}

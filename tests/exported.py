@@ -22,13 +22,14 @@ from keras_visattn import models
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import pages  # noqa: E402
 from export import OFFERED, export, runtime  # noqa: E402
 
 # The example wants any batch; litert-torch fixes the sizes, and is not among the tests' packages.
 FORMATS = {**OFFERED, "torch": (*OFFERED["torch"], "litert")}
 FOUND = ROOT / "docs" / "guides" / "export.json"
 PAGE = ROOT / "docs" / "guides" / "export.md"
-BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
+MARKS = "<!-- tables -->", "<!-- end of tables -->"
 RESNET = "`ResNet`, local attention"
 LEVELS = ("any size", "any batch", "fixed")  # what may change from call to call
 UNWANTED = b"ExtractImagePatches"
@@ -174,11 +175,6 @@ def tables(found):
     return "\n".join(text) + "\n"
 
 
-def write(found):
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + tables(found) + END + rest.partition(END)[2])
-
-
 def main():
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
@@ -192,7 +188,7 @@ def main():
             formats[file_format][name] = reach(subject, file_format)
             print(backend, file_format, name, *formats[file_format][name], flush=True)
         FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    write(found)
+    pages.write_between(PAGE, MARKS, tables(found))
 
 
 if __name__ == "__main__":

@@ -73,16 +73,22 @@ def loops():
     )
     written = []
     for work, tensors, settings in works:
-        results = arrays(work.forward_shapes(*tensors, **settings))
-        work.forward(*tensors, *results, **settings)
-        arguments = *tensors, *results, sample(*results[0].shape)
-        gradients = arrays(work.backward_shapes(*arguments, **settings))
-        work.backward(*arguments, *gradients, **settings)
-        written += [*results, *gradients]
+        written += called(work, tensors, settings)
     pixels = sample(2, 2000, 8)
     pooled = arrays(3 * [(2, 8)])
     gates.pool_pixels(pixels, *pooled)
     return [*written, *pooled]
+
+
+def called(work, tensors, settings):
+    """Calls the loops of a module of kernels, forward and backward; gives all that they write."""
+    results = arrays(work.forward_shapes(*tensors, **settings))
+    work.forward(*tensors, *results, **settings)
+    upstream = np.random.default_rng(5).normal(size=results[0].shape).astype("float32")
+    arguments = *tensors, *results, upstream
+    gradients = arrays(work.backward_shapes(*arguments, **settings))
+    work.backward(*arguments, *gradients, **settings)
+    return [*results, *gradients]
 
 
 def arrays(shapes):

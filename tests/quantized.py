@@ -6,6 +6,7 @@
 
 import json
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,9 +18,14 @@ from saved_models import NETWORKS, model_of
 
 from keras_visattn import projections
 
-GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import pages  # noqa: E402
+
+GUIDES = ROOT / "docs" / "guides"
 FOUND, PAGE = GUIDES / "precision.json", GUIDES / "precision.md"
-BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
+MARKS = "<!-- tables -->", "<!-- end of tables -->"
 CASES = {case.layer: case for case in sorted(FIRST_CASES, key=str)}
 RELOADED = ("int8", "int4", "float8")
 MODES = (*RELOADED, "GPTQ, 8 bits", "GPTQ, 4 bits", "AWQ")
@@ -114,7 +120,7 @@ def tables(found):
     lines = ["| | quantized | adapted by `enable_lora` | left alone |", "|---|---|---|---|"]
     lines += [*rows_of_layers(), *rows_of_networks()]
     lines += ["", "| | " + " | ".join(MODES) + " |", "|---" * (len(MODES) + 1) + "|"]
-    return "\n".join([*lines, *rows_of_changes(found)]) + "\n"
+    return "\n".join([*lines, *rows_of_changes(found)])
 
 
 def main():
@@ -122,8 +128,7 @@ def main():
     found = json.loads(FOUND.read_text()) if FOUND.is_file() else {}
     found[keras.backend.backend()] = changes()
     FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{tables(found)}\n{END}{rest.partition(END)[2]}")
+    pages.write_between(PAGE, MARKS, tables(found))
 
 
 if __name__ == "__main__":

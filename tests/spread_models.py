@@ -17,8 +17,13 @@ from cases import FIRST_CASES
 
 from keras_visattn import distribution, layers, models
 
-PAGE = Path(__file__).parents[1] / "docs" / "guides" / "scaling.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import pages  # noqa: E402
+
+PAGE = ROOT / "docs" / "guides" / "scaling.md"
+MARKS = "<!-- table -->", "<!-- end of table -->"
 DEVICES = [f"cpu:{index}" for index in range(8)]
 NETWORKS = {
     "ResNet-18, CBAM": lambda: models.ResNet(18, "cbam", filters=16, classes=8),
@@ -233,14 +238,12 @@ def table():
         ]
         share = 100 * numbers[0] / numbers[1]
         lines.append(f"| {name} | {share:.1f} % of the numbers | {100 - share:.1f} % |")
-    return "\n".join(lines) + "\n"
-
-
-def write():
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     run = {"jax": on_jax, "tensorflow": on_tensorflow, "torch": on_torch}
-    run[keras.backend.backend()](Path(sys.argv[1])) if sys.argv[1:] else write()
+    if sys.argv[1:]:
+        run[keras.backend.backend()](Path(sys.argv[1]))
+    else:
+        pages.write_between(PAGE, MARKS, table())

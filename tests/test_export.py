@@ -30,9 +30,7 @@ def test_the_file_answers_as_far_as_the_table_says(file_format, name):
 
 
 def test_the_page_holds_the_tables_of_what_was_found():
-    page = exported.PAGE.read_text()
-    tables = page.partition(exported.BEGIN)[2].partition(exported.END)[0]
-    assert tables.strip() == exported.tables(FOUND).strip()
+    assert exported.pages.between(exported.PAGE, exported.MARKS) == exported.tables(FOUND).strip()
     for formats in FOUND.values():
         for levels in formats.values():
             assert set(levels) <= set(exported.SUBJECTS)

@@ -1,9 +1,5 @@
 """The gradients of every layer against finite differences of the float64 oracle."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ from cases import CASES as ALL_CASES
 from gradients import gradients
 from reference import REFERENCES
 from saved_gradients import example_of, flat, float64, loss_of
+from scripts import folder_written_by
 from test_reference import AUGMENTED, LOCAL, STEM, build, label, sample
 
 BACKEND = keras.backend.backend()
@@ -101,9 +98,7 @@ def test_gradients_of_multi_head_attention(shapes, settings):
 
 @pytest.fixture(scope="module")
 def gradients_of_tensorflow(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gradients")
-    command = [sys.executable, saved_gradients.__file__, folder]
-    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, check=True)
+    folder = folder_written_by(saved_gradients, "tensorflow", tmp_path_factory)
     return [list(np.load(folder / f"{n}.npz").values()) for n in range(len(ALL_CASES))]
 
 

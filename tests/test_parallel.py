@@ -47,28 +47,27 @@ def differ(found, other):
     return any(np.any(x != y) for x, y in zip(found, other, strict=True))
 
 
-def test_eight_threads_predict_as_one(model, serial):
-    predict, start = served(model), threading.Barrier(8)
+def in_eight_threads(function):
+    """Calls a function in eight threads that begin together; gives what each call gave."""
+    start = threading.Barrier(8)
 
     def work(_):
         start.wait(60)
-        return predict()
+        return function()
 
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(work, range(8)):
-            assert_equal(found, serial)
+        return list(pool.map(work, range(8)))
+
+
+def test_eight_threads_predict_as_one(model, serial):
+    for found in in_eight_threads(served(model)):
+        assert_equal(found, serial)
 
 
 def test_eight_threads_call_the_loops_as_one():
-    expected, start = loops(), threading.Barrier(8)
-
-    def work(_):
-        start.wait(60)
-        return loops()
-
-    with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(work, range(8)):
-            assert_equal(found, expected)
+    expected = loops()
+    for found in in_eight_threads(loops):
+        assert_equal(found, expected)
 
 
 def test_one_thread_trains_while_others_predict(model, serial):

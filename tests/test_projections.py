@@ -200,7 +200,7 @@ def test_lora_refuses_what_it_cannot_adapt():
 
 
 def test_the_page_holds_the_tables():
-    page = quantized.PAGE.read_text().partition(quantized.BEGIN)[2].partition(quantized.END)[0]
+    page = quantized.pages.between(quantized.PAGE, quantized.MARKS)
     found = json.loads(quantized.FOUND.read_text())
     assert set(found) == {"tensorflow", "jax", "torch"}
     expected = [*quantized.rows_of_layers(), *quantized.rows_of_changes(found)]

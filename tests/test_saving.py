@@ -1,9 +1,5 @@
 """What one backend saves, each other one reads; what is broken is refused."""
 
-import os
-import subprocess
-import sys
-import time
 import zipfile
 
 import h5py
@@ -15,6 +11,7 @@ from building import answer, inputs_of, numpy
 from cases import CASES, FIRST_CASES
 from gradients import answer_and_gradients
 from saved_models import NETWORKS, gradients_of, model_of, model_of_all, network_of
+from scripts import folder_written_by
 
 from keras_visattn import weights
 
@@ -25,26 +22,8 @@ NEXT = BACKENDS[(BACKENDS.index(keras.backend.backend()) + 1) % 3]  # each row h
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Gives the folder that another backend wrote its models to, once for all processes."""
-    shared = tmp_path_factory.getbasetemp().parent
-
-    def folder_of(backend):
-        folder = shared / f"models-{backend}"
-        done = shared / f"models-{backend}-done"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            while not done.exists():
-                time.sleep(0.5)
-            return folder
-        command = [sys.executable, saved_models.__file__, folder]
-        try:
-            subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
-        finally:
-            done.touch()
-        return folder
-
-    return folder_of
+    """Gives the folder that another backend wrote its models to."""
+    return lambda backend: folder_written_by(saved_models, backend, tmp_path_factory)
 
 
 def close(found, expected, bound):

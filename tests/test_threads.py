@@ -6,6 +6,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from parallel_models import called
 from test_reference import sample
 
 from keras_visattn.kernels import attention, threads, windows
@@ -80,14 +81,7 @@ def test_loops_in_two_threads_answer_as_in_one(work, monkeypatch):
     def run(count):
         monkeypatch.setattr(threads, "processors", lambda: count)
         monkeypatch.setattr(attention, "processors", lambda: count)
-        results = [np.empty(x, np.float32) for x in module.forward_shapes(*tensors, **settings)]
-        module.forward(*tensors, *results, **settings)
-        arguments = *tensors, *results, np.ones_like(results[0])
-        gradients = [
-            np.empty(x, np.float32) for x in module.backward_shapes(*arguments, **settings)
-        ]
-        module.backward(*arguments, *gradients, **settings)
-        return results + gradients
+        return called(module, tensors, settings)
 
     for one, two in zip(run(1), run(2), strict=True):
         np.testing.assert_allclose(two, one, atol=1e-4, rtol=1e-5)

@@ -166,7 +166,7 @@ def _core_in_chunks(query, key, value, mask, terms, scale, dropout=0.0, drawn=No
     return chunks.in_chunks(core_by_queries, [*by_query, key, value], [], None)
 
 
-def _core(query, key, value, mask, terms, scale, dropout=0.0, seed=None):
+def _core(query, key, value, mask, terms, scale, dropout, seed):
     """The formula: the averages `(B, N, T, E)`, and the scores `(B, N, T, S)` before dropout."""
     wide = keras.backend.result_type(query.dtype, "float32")
     query, key, wide_value = (ops.cast(x, wide) for x in (query, key, value))
