@@ -1,8 +1,8 @@
 """Trains small models on one device and on several, for `test_distribution.py` to compare.
 
 `KERAS_BACKEND=jax python tests/spread_models.py FOLDER` writes `one.npz` and files of other names,
-each with the losses of two steps of training and the predictions after them. Without a folder, it
-writes the table of `docs/guides/scaling.md` anew: what is shared out.
+each with the losses of two steps of training, and the predictions before and after them. Without a
+folder, it writes the table of `docs/guides/scaling.md` anew: what is shared out.
 """
 
 import math
@@ -83,13 +83,15 @@ def transformer():
 
 
 def train(make, inputs, targets):
-    """Gives the losses of two steps, and what the model answers then."""
+    """Gives what a model answers, the losses of two steps, and what it answers then."""
     keras.utils.set_random_seed(3)
     model = make()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss)
+    first = model.predict(inputs, verbose=0)
     losses = [model.train_on_batch(inputs, targets) for _ in range(2)]
-    return {"losses": np.array(losses), "outputs": model.predict(inputs, verbose=0)}
+    outputs = model.predict(inputs, verbose=0)
+    return {"first": first, "losses": np.array(losses), "outputs": outputs}
 
 
 def train_on_images():
@@ -194,7 +196,7 @@ def _on_torch(rank, folder):
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), 0.1)
     mine = slice(rank, None, 2)
-    losses = []
+    first, losses = model.predict(IMAGES, verbose=0), []
     for _ in range(2):
         targets = torch.tensor(CLASSES[mine])
         loss = torch.nn.functional.cross_entropy(parallel(torch.tensor(IMAGES[mine])), targets)
@@ -206,7 +208,7 @@ def _on_torch(rank, folder):
         losses.append(float(total) / 2)
     if rank == 0:
         outputs = model.predict(IMAGES, verbose=0)
-        np.savez(Path(folder) / "processes.npz", losses=losses, outputs=outputs)
+        np.savez(Path(folder) / "processes.npz", first=first, losses=losses, outputs=outputs)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -36,6 +36,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("name", SPREAD)
 def test_several_devices_train_and_answer_as_one(trained, name):
     one, several = trained[SPREAD[name]], trained[name]
+    np.testing.assert_allclose(several["first"], one["first"], atol=1e-5)
     assert one["losses"][1] < one["losses"][0]
     np.testing.assert_allclose(several["losses"], one["losses"], atol=1e-5)
     # Those of every layer, side by side, are larger numbers.
